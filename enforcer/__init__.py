@@ -1,0 +1,1 @@
+"""The allowlist enforcer: usable on a real Linux router, without the test-bed."""

@@ -1,0 +1,1 @@
+"""Faults: one module per kind, each with a begin and an end that heals it."""

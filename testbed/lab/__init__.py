@@ -1,0 +1,1 @@
+"""Nodes, links, routing, VPN servers, services and witnesses of a running lab."""

@@ -1,0 +1,1 @@
+"""Reads and checks scenario, topology and policy files; resolves them into one frozen plan. Pure."""

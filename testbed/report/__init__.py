@@ -1,0 +1,1 @@
+"""Draws what score found: plots, HTML, JUnit, terminal summary."""

@@ -1,0 +1,1 @@
+"""Joins records with ground truth: outcomes, causes, intervals, harm. Pure."""

@@ -1,0 +1,1 @@
+"""Open-loop probes, real VPN sessions and bulk load."""
