@@ -1,0 +1,237 @@
+"""The feed: signed snapshots and deltas of the allowlist by serial number. Signing for the registry, checking for enforcers.
+
+Wire format: docs/architecture.md "The registry". Ed25519 signs the body's UTF-8 bytes, so both sides agree on bytes and not
+on a way of writing JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+
+SCHEMA = "allowlab.feed/1"
+
+
+class FeedError(ValueError):
+    """An update that must change nothing. `word` names the kind for audits and policies."""
+
+    word = "bad"
+
+
+class Truncated(FeedError):
+    """Not a whole message: cut off, or not JSON at all."""
+
+    word = "truncated"
+
+
+class BadSignature(FeedError):
+    """Not signed by the registry's key."""
+
+    word = "bad-signature"
+
+
+class WrongSchema(FeedError):
+    """Signed and whole, but not what this version understands."""
+
+    word = "wrong-schema"
+
+
+class OlderSerial(FeedError):
+    """Older than what is enforced already, or a delta that does not start where the enforcer stands."""
+
+    word = "older-serial"
+
+
+class EmptyUpdate(FeedError):
+    """No content: an empty message, a snapshot without entries after serial 0, or a delta without changes."""
+
+    word = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole allowlist at its serial. issued_ns: Unix ns by the registry's clock."""
+
+    allowlist: Allowlist
+    issued_ns: int
+
+    @property
+    def serial(self) -> int:
+        return self.allowlist.serial
+
+
+@dataclass(frozen=True, slots=True)
+class SignedDelta:
+    """The changes from one serial to another. issued_ns: Unix ns by the registry's clock."""
+
+    delta: Delta
+    issued_ns: int
+
+    @property
+    def serial(self) -> int:
+        return self.delta.serial
+
+
+def verify(
+    message: bytes | str,
+    key: Ed25519PublicKey,
+    newest_serial: int | None = None,
+    allow_empty: bool = False,
+) -> Snapshot | SignedDelta:
+    """The update inside a signed message, checked in this order: whole, signed, understood, not empty, not older.
+
+    newest_serial: what the enforcer enforces now (None: nothing yet). A snapshot must not be older than it; a delta must
+    start exactly there. allow_empty: accept a snapshot without entries (everybody revoked is possible, and rare).
+    Raises Truncated, BadSignature, WrongSchema, EmptyUpdate or OlderSerial; all are FeedError.
+    """
+    body = _signed_body(message, key)
+    update = _parse(body)
+    if isinstance(update, Snapshot):
+        if not update.allowlist.entries and update.serial > 0 and not allow_empty:
+            raise EmptyUpdate(f"the snapshot of serial {update.serial} has no entries")
+        if newest_serial is not None and update.serial < newest_serial:
+            raise OlderSerial(f"the snapshot has serial {update.serial}; {newest_serial} is enforced already")
+        return update
+    if not update.delta.add and not update.delta.remove:
+        raise EmptyUpdate(f"the delta to serial {update.serial} changes nothing")
+    if update.serial <= update.delta.from_serial:
+        raise OlderSerial(f"the delta goes back, from serial {update.delta.from_serial} to {update.serial}")
+    if newest_serial is not None and update.delta.from_serial != newest_serial:
+        raise OlderSerial(
+            f"the delta starts at serial {update.delta.from_serial}; {newest_serial} is enforced"
+        )
+    return update
+
+
+def snapshot_body(allowlist: Allowlist, issued_ns: int) -> str:
+    """The body of a snapshot, entries by number."""
+    entries = [entry.to_json() for _, entry in sorted(allowlist.entries.items())]
+    return _body("snapshot", allowlist.serial, issued_ns, {"entries": entries})
+
+
+def delta_body(delta: Delta, issued_ns: int) -> str:
+    """The body of a delta."""
+    changes = {
+        "from_serial": delta.from_serial,
+        "add": [entry.to_json() for entry in delta.add],
+        "remove": [{"registration": gone.registration, "state": gone.state} for gone in delta.remove],
+    }
+    return _body("delta", delta.serial, issued_ns, changes)
+
+
+def sign(body: str, key: Ed25519PrivateKey) -> str:
+    """The signed message that carries the body."""
+    signature = base64.b64encode(key.sign(body.encode())).decode()
+    return json.dumps({"body": body, "signature": signature})
+
+
+def load_or_create_key(path: Path) -> Ed25519PrivateKey:
+    """The registry's key (32 bytes in hexadecimal), made if the file is absent; the public key goes to PATH with ".pub".
+
+    Raises ValueError when the file holds something else.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(Ed25519PrivateKey.generate().private_bytes_raw().hex() + "\n")
+    key = Ed25519PrivateKey.from_private_bytes(_hex32(path))
+    public = path.with_suffix(".pub")
+    text = public_hex(key.public_key()) + "\n"
+    if not public.exists() or public.read_text() != text:
+        public.write_text(text)
+    return key
+
+
+def load_public_key(path: Path) -> Ed25519PublicKey:
+    """The registry's public key from a file (32 bytes in hexadecimal). Raises ValueError, OSError."""
+    return Ed25519PublicKey.from_public_bytes(_hex32(path))
+
+
+def public_hex(key: Ed25519PublicKey) -> str:
+    """The public key as GET /feed/key and the .pub file write it."""
+    return key.public_bytes_raw().hex()
+
+
+def _hex32(path: Path) -> bytes:
+    try:
+        raw = bytes.fromhex(path.read_text().strip())
+    except (ValueError, UnicodeDecodeError):
+        raw = b""
+    if len(raw) != 32:
+        raise ValueError(f"{path}: not a key; it must hold 64 hexadecimal digits (an Ed25519 key)")
+    return raw
+
+
+def _body(kind: str, serial: int, issued_ns: int, rest: dict[str, Any]) -> str:
+    head = {"schema": SCHEMA, "kind": kind, "serial": serial, "issued_ns": issued_ns}
+    return json.dumps({**head, **rest}, separators=(",", ":"))
+
+
+def _signed_body(message: bytes | str, key: Ed25519PublicKey) -> str:
+    if not message.strip():
+        raise EmptyUpdate("the message is empty")
+    try:
+        envelope = json.loads(message)
+    except (ValueError, RecursionError) as error:
+        raise Truncated(f"the message is not whole JSON: {error}") from error
+    body = envelope.get("body") if isinstance(envelope, dict) else None
+    signature = envelope.get("signature") if isinstance(envelope, dict) else None
+    if not isinstance(body, str) or not isinstance(signature, str):
+        raise WrongSchema("the message has no body and signature")
+    if not body:
+        raise EmptyUpdate("the message's body is empty")
+    try:
+        key.verify(base64.b64decode(signature, validate=True), body.encode())
+    except (InvalidSignature, binascii.Error, UnicodeEncodeError) as error:
+        raise BadSignature("the message is not signed by the registry's key") from error
+    return body
+
+
+def _parse(body: str) -> Snapshot | SignedDelta:
+    try:
+        data = json.loads(body)
+        if data["schema"] != SCHEMA:
+            raise WrongSchema(f"schema is {data['schema']!r}; this enforcer understands {SCHEMA!r}")
+        serial, issued_ns = _count(data["serial"]), _count(data["issued_ns"])
+        if data["kind"] == "snapshot":
+            entries = _by_number(Entry.from_json(entry) for entry in data["entries"])
+            return Snapshot(Allowlist(serial, entries), issued_ns)
+        if data["kind"] == "delta":
+            add = _by_number(Entry.from_json(entry) for entry in data["add"])
+            remove = tuple(
+                Removal(_count(gone["registration"]), str(gone["state"])) for gone in data["remove"]
+            )
+            delta = Delta(_count(data["from_serial"]), serial, tuple(add.values()), remove)
+            return SignedDelta(delta, issued_ns)
+    except WrongSchema:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WrongSchema(f"the body is not a feed message: {type(error).__name__}: {error}") from error
+    raise WrongSchema(f"kind is {data['kind']!r}; it must be 'snapshot' or 'delta'")
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a whole number from 0")
+    return value
+
+
+def _by_number(entries: Iterable[Entry]) -> dict[int, Entry]:
+    found: dict[int, Entry] = {}
+    for entry in entries:
+        if entry.registration in found:
+            raise ValueError(f"registration {entry.registration} is there twice")
+        found[entry.registration] = entry
+    return found
