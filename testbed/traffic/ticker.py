@@ -1,0 +1,71 @@
+"""Jobs at exact times on an asyncio loop: a timerfd, for epoll's own time-out is rounded up to a whole millisecond."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import heapq
+import os
+import struct
+import time
+from collections.abc import Callable
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+_TFD_NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
+
+
+class Ticker:
+    """Runs callables at absolute CLOCK_MONOTONIC times (nanoseconds), in order, each once.
+
+    One ticker serves any number of jobs; `due` jobs run in one go, so a burst costs one wake-up.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._jobs: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+        self._armed_ns = 0
+        self._is_running = False
+        self._fd = _LIBC.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        loop.add_reader(self._fd, self._fire)
+
+    def at(self, when_ns: int, job: Callable[[], None]) -> None:
+        """Run job at when_ns, or as soon as possible if that is past."""
+        self._count += 1
+        heapq.heappush(self._jobs, (when_ns, self._count, job))
+        if not self._is_running and (self._armed_ns == 0 or when_ns < self._armed_ns):
+            self._arm(when_ns)
+
+    def close(self) -> None:
+        """Forget all jobs and release the timer; may be called twice."""
+        self._jobs.clear()
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _fire(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        self._is_running = True
+        self._armed_ns = 0
+        try:
+            jobs = self._jobs
+            while jobs and jobs[0][0] <= time.monotonic_ns():
+                heapq.heappop(jobs)[2]()
+        finally:
+            self._is_running = False
+            if self._jobs and self._fd >= 0:
+                self._arm(self._jobs[0][0])
+
+    def _arm(self, when_ns: int) -> None:
+        self._armed_ns = max(when_ns, 1)
+        value = struct.pack("@qqqq", 0, 0, *divmod(self._armed_ns, 1_000_000_000))
+        if _LIBC.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, value, None) != 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
