@@ -181,12 +181,12 @@ def _next_state(before: Registration | None, event: LedgerEvent) -> State:
             f"registration {event.registration} is {was or 'not there'}: cannot {event.action} it; "
             f"that needs it to be {' or '.join(possible)}"
         )
-    if event.action in ("approve", "renew") and event.data.get("requires_verification") and before:
-        if before.is_verified is not True:
-            told = "has not answered yet" if before.is_verified is None else "refused"
-            raise NotVerified(
-                f"registration {event.registration}: the ISP {told}; it must verify before an officer may {event.action}"
-            )
+    needs_isp = event.action in ("approve", "renew") and event.data.get("requires_verification")
+    if before and needs_isp and before.is_verified is not True:
+        told = "has not answered yet" if before.is_verified is None else "refused"
+        raise NotVerified(
+            f"registration {event.registration}: the ISP {told}; it must verify before an officer may {event.action}"
+        )
     return targets[was]
 
 
