@@ -29,7 +29,27 @@ def request_json(
     source: str | None = None,
     timeout_s: float = 5.0,
 ) -> Any:
-    """The decoded answer (None when it has no body). source: the address to send from, where a node has several.
+    """The decoded JSON answer, None when it has no body; see request_bytes."""
+    headers = {"Content-Type": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    text = None if body is None else json.dumps(body)
+    data = request_bytes(inside, address, method, path, text, headers, source=source, timeout_s=timeout_s)
+    return json.loads(data) if data else None
+
+
+def request_bytes(
+    inside: Callable[[], AbstractContextManager[None]],
+    address: tuple[str, int],
+    method: str,
+    path: str,
+    body: str | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    source: str | None = None,
+    timeout_s: float = 5.0,
+) -> bytes:
+    """The answer's body. source: the address to send from, where a node has several.
 
     Blocks, so call it in a thread of its own: only the thread that opens the socket enters the namespace.
     Raises HttpFailed for a status of 400 or more, OSError when the other end cannot be reached in time.
@@ -44,10 +64,7 @@ def request_json(
             sock.bind((source, 0))
         sock.connect(address)
         connection.sock = sock
-        headers = {"Content-Type": "application/json", "Connection": "close"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        connection.request(method, path, body, {"Connection": "close", **(headers or {})})
         answer = connection.getresponse()
         data = answer.read()
     except http.client.HTTPException as error:
@@ -57,4 +74,4 @@ def request_json(
         sock.close()
     if answer.status >= 400:
         raise HttpFailed(answer.status, data.decode("utf-8", "replace")[:500])
-    return json.loads(data) if data else None
+    return data

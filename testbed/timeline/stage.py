@@ -1,0 +1,236 @@
+"""Everything a plan plays on, brought up in order and measured before use: lab, links, routing, servers, registry, enforcers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed import faults
+from testbed.lab.build import Lab, build
+from testbed.lab.calibrate import CalibrationFailed, calibrate
+from testbed.lab.links import Links, LinksUnavailable
+from testbed.lab.nat import start_nat
+from testbed.lab.ready import NotReady, wait_ready
+from testbed.lab.routing import start_routing
+from testbed.lab.services import start_services
+from testbed.lab.vpn import VpnServers
+from testbed.lab.witness import Witnesses
+from testbed.plan.plan import Plan
+from testbed.records import FILES, EventRecord
+from testbed.timeline.enforcers import EnforcerFailed, Enforcers
+from testbed.timeline.progress import Progress
+from testbed.timeline.registrar import Registrar, RegistryFailed
+from testbed.traffic.attempt import Host, Target
+from testbed.traffic.bulk import run_bulk
+from testbed.traffic.driver import Handshake, TunnelEnd
+
+_ENFORCER_DEADLINE_S = 15.0
+_ECHO_PORT = 7
+
+
+class Broken(Exception):
+    """The run cannot give honest figures: why, and the details line by line."""
+
+    def __init__(self, reason: str, details: list[str] | None = None) -> None:
+        super().__init__(reason)
+        self.details = details or []
+
+
+@dataclass(frozen=True, slots=True)
+class StageOptions:
+    """links: backend wanted. enforcer_command: the program under test instead of this project's. captures: NODE[:PORT]."""
+
+    links: str = "auto"
+    enforcer_command: tuple[str, ...] | None = None
+    captures: tuple[str, ...] = ()
+
+
+class Stage:
+    """A context manager; prepare() brings it up, leaving it takes everything down. All attributes exist after prepare()."""
+
+    def __init__(self, plan: Plan, run_dir: Path, options: StageOptions, progress: Progress) -> None:
+        self.plan, self.run_dir, self._options, self._progress = plan, run_dir, options, progress
+        self._cleanup = contextlib.ExitStack()
+        self._faults: dict[str, Any] = {}
+        self._changed_address: dict[str, int] = {}
+        self.enforcers: Enforcers | None = None
+        self._registrar: Registrar | None = None
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    async def prepare(self) -> None:
+        """Raises Broken, naming what did not come up or what was measured out of tolerance."""
+        try:
+            await self._prepare()
+        except (NotReady, LinksUnavailable, RegistryFailed, EnforcerFailed) as error:
+            raise Broken(*_split(str(error))) from error
+        except CalibrationFailed as error:
+            raise Broken("a link is not what the plan asks for", str(error).splitlines()) from error
+
+    async def _prepare(self) -> None:
+        plan, say = self.plan, self._progress.say
+        say("build", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
+        log_dir = self.run_dir / "logs"
+        log_dir.mkdir(exist_ok=True)
+        self.lab: Lab = self._cleanup.enter_context(build(plan, log_dir))
+        self.links = Links(self.lab, backend=self._options.links)
+        self._cleanup.callback(self.links.close)
+        await asyncio.to_thread(self.links.start)
+        start_nat(self.lab)
+        say("routing", "BGP and reachability")
+        routing = start_routing(self.lab)
+        self._cleanup.callback(routing.close)
+        registry = asyncio.create_task(asyncio.to_thread(self._start_registry)) if plan.authority else None
+        await asyncio.to_thread(wait_ready, self.lab)
+        say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
+        self.services = await asyncio.to_thread(start_services, self.lab)
+        self._cleanup.callback(self.services.close)
+        await self._start_vpn()
+        say("calibrate", "measuring each shaped link")
+        rows = await asyncio.to_thread(calibrate, self.lab, self.links)
+        self._write("calibration.json", [asdict(row) for row in rows])
+        serial = await registry if registry is not None else 0
+        self.witnesses = Witnesses(self.lab, self.run_dir / FILES["witness"])
+        self._cleanup.callback(self.witnesses.stop)
+        await asyncio.to_thread(self.witnesses.start)
+        if plan.policy is not None and plan.enforcers:
+            say("enforcers", f"{len(plan.enforcers)} enforcers, allowlist serial {serial}")
+            await self._start_enforcers(serial)
+        self._name_ends()
+
+    def _start_registry(self) -> int:
+        self._registrar = Registrar(self.lab, self.plan, self.run_dir / "ledger.sqlite")
+        self._cleanup.callback(self._registrar.stop)
+        return self._registrar.start()
+
+    async def _start_vpn(self) -> None:
+        self.servers = VpnServers(self.lab)
+        self._cleanup.callback(self.servers.close)
+        await asyncio.to_thread(self.servers.start)
+        for node, address in self.servers.echo_endpoints():
+            await asyncio.to_thread(self.services.add_echo, node, address)
+        self.clients = {tunnel.name: self.servers.client(tunnel) for tunnel in self.plan.tunnels}
+
+    async def _start_enforcers(self, serial: int) -> None:
+        assert self._registrar is not None and self.plan.policy is not None
+        policy = self._write("policy.json", self.plan.policy)
+        enforcers = Enforcers(self.lab, self.plan, self._registrar.feed_url, self._registrar.key_file, policy)
+        if self._options.enforcer_command is not None:
+            enforcers.command = list(self._options.enforcer_command)
+        self.enforcers = enforcers
+        self._cleanup.callback(enforcers.stop)
+        enforcers.start()
+        await enforcers.wait_applied(serial, _ENFORCER_DEADLINE_S)
+
+    def _name_ends(self) -> None:
+        plan = self.plan
+        self.hosts = {
+            each.name: Host(
+                each.name,
+                self._inside(each.node),
+                each.public4,
+                each.public6,
+                each.port_first,
+                each.port_last,
+            )
+            for each in plan.subscribers
+        }
+        self.targets: dict[tuple[str, int], Target] = {}
+        for end in (*plan.services, *plan.servers):
+            zone = getattr(end, "zone", None)
+            self.targets[end.name, 4] = Target(end.name, end.address4, end.port, zone)
+            if end.address6 is not None:
+                self.targets[end.name, 6] = Target(end.name, end.address6, end.port, zone)
+        echo = {server.name: server.inner_server4 for server in plan.servers}
+        self.tunnel_ends = {
+            tunnel.name: TunnelEnd(echo[tunnel.server], _ECHO_PORT, self.clients[tunnel.name].outer_flow)
+            for tunnel in plan.tunnels
+        }
+        self.handshakes: dict[str, Handshake] = {}
+        self.https = self.services.https_request, self.services.is_https_complete
+
+    @property
+    def registrar(self) -> Registrar:
+        if self._registrar is None:
+            raise RuntimeError("the topology has no authority; give it one to register anybody")
+        return self._registrar
+
+    def seeded_ledger(self, t0_ns: int) -> Iterator[EventRecord]:
+        """The ledger as the scenario finds it, as records before time 0."""
+        if self._registrar is None:
+            return
+        for record in self._registrar.history():
+            at_ns = min(record.pop("monotonic_ns") - t0_ns, -1)
+            yield EventRecord(at_ns, "ledger", record["registration"], record)
+
+    def change_address(self, subscriber: str) -> tuple[str, str | None]:
+        """Give a dynamic line its next spare address. Raises ValueError when it has none left."""
+        line = next(each for each in self.plan.subscribers if each.name == subscriber)
+        used = self._changed_address.get(subscriber, 0)
+        if used >= len(line.spare4):
+            raise ValueError(f"{subscriber} has no spare address left ({len(line.spare4)} in the plan)")
+        self._changed_address[subscriber] = used + 1
+        new6 = line.spare6[used] if used < len(line.spare6) else None
+        self.lab.change_address(subscriber, line.spare4[used], new6)
+        host = self.hosts[subscriber]
+        host.public4 = line.spare4[used].split("/")[0]
+        host.public6 = new6.split("/")[0] if new6 else host.public6
+        return host.public4, host.public6
+
+    def begin_fault(self, name: str, args: dict[str, Any]) -> None:
+        """Raises ValueError for an unknown kind, RuntimeError or OSError when it cannot be made."""
+        self._faults[name] = faults.begin(self, args)
+
+    def end_fault(self, name: str) -> None:
+        self._faults.pop(name).end()
+
+    def is_fault_active(self, name: str) -> bool:
+        return name in self._faults
+
+    async def run_bulk(self, t0_ns: int, event: Callable[[EventRecord], None], stop: asyncio.Event) -> None:
+        """The plan's iperf3 phases at their times; each one's figures become an event."""
+
+        async def one(bulk: Any) -> None:
+            await asyncio.sleep(max(0.0, (t0_ns + bulk.start_ns - time.monotonic_ns()) / 1e9))
+            figures = await asyncio.to_thread(run_bulk, self.lab, bulk)
+            event(EventRecord(time.monotonic_ns() - t0_ns, "bulk", bulk.name, figures))
+
+        tasks = [asyncio.create_task(one(bulk)) for bulk in self.plan.bulk]
+        stopped = asyncio.create_task(stop.wait())
+        if tasks:
+            await asyncio.wait({asyncio.gather(*tasks), stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, stopped):
+            task.cancel()
+        await asyncio.gather(*tasks, stopped, return_exceptions=True)
+
+    def died(self) -> list[str]:
+        """What has ended on its own since the start, one sentence each."""
+        died = [*self.links.health(), *self.servers.health()]
+        if self.enforcers is not None:
+            died += [
+                f"the enforcer on {node} died; see logs/enforcer-{node}.log" for node in self.enforcers.dead()
+            ]
+        return died
+
+    def _inside(self, node: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        return lambda: self.lab.inside(node)
+
+    def _write(self, name: str, value: Any) -> Path:
+        path = self.run_dir / name
+        path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return path
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    first, *rest = text.splitlines() or ["the lab did not come up"]
+    return first, rest
