@@ -74,7 +74,7 @@ class Policy:
 
     governs: the VPN protocols (enforcer.protocols) it applies to; others pass like any traffic. police_bps: per flow, only
     with action "police", else None. live_flows: what a revocation does to a live flow; let_finish_ns bounds "let-finish",
-    None with "cut". mode "observe" decides and records everything and stops nothing.
+    None with "cut". recognise_by: "ports", "first-packets" or both. mode "observe" decides and records everything and stops nothing.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Policy:
     let_finish_ns: int | None
     exempt: tuple[Exemption, ...]
     on_failure: OnFailure
+    recognise_by: tuple[str, ...] = ("ports", "first-packets")
 
     def to_json(self) -> dict[str, Any]:
         """The policy document as plain data: written as JSON it is a valid policy file. from_json(to_json()) == self."""
@@ -120,6 +121,7 @@ def check_policy(document: Document) -> Policy | None:
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+RecogniseBy = Literal["ports", "first-packets"]
 
 
 class NamedEndpointFile(FileModel):
@@ -216,6 +218,8 @@ class PolicyFile(FileModel):
     """enforce, or observe: decide and record everything, stop nothing."""
     governs: list[GovernedProtocol] = Field(min_length=1)
     """The VPN protocols this policy applies to."""
+    recognise_by: list[RecogniseBy] = Field(default=["ports", "first-packets"], min_length=1)
+    """What shows a VPN: documented ports, or on any port the first message of a documented protocol (IP protocol numbers always do)."""
     named_endpoints: list[NamedEndpointFile] = []
     """Endpoints whose every flow counts as VPN (TLS VPNs cannot be recognised by their headers)."""
     match: Match
@@ -329,6 +333,7 @@ def _policy(model: PolicyFile) -> Policy:
             agent_dead=failure.agent_dead.do,
             agent_dead_after_ns=failure.agent_dead.after,
         ),
+        recognise_by=tuple(model.recognise_by),
     )
 
 
@@ -345,6 +350,7 @@ def _document(policy: Policy) -> dict[str, Any]:
         "title": policy.title,
         "mode": policy.mode,
         "governs": list(policy.governs),
+        "recognise-by": list(policy.recognise_by),
         "named-endpoints": [
             {"protocol": item.protocol, "endpoints": list(item.prefixes), "ports": list(item.ports)}
             for item in policy.named_endpoints
