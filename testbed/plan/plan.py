@@ -150,7 +150,10 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Something a server node answers: name is unique; address4/6 have no prefix length."""
+    """Something a server node answers: name is unique; address4/6 have no prefix length.
+
+    protocol: for kind "handshake", the VPN protocol whose first packets it answers.
+    """
 
     name: str
     node: str
@@ -159,6 +162,7 @@ class Service:
     address6: str | None
     port: int
     zone: str | None = None
+    protocol: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
