@@ -44,6 +44,9 @@ _RECEIVE_BYTES = 1 << 20
 class NetlinkError(OSError):
     """The kernel refused a request. `errno` is the first refusal's; the text names every request refused."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
