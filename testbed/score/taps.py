@@ -1,0 +1,178 @@
+"""What the witnesses saw of an attempt at each enforcer, and whether it was stopped there. The enforcer is not asked."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from testbed.plan.plan import Plan, Stream, Subscriber, VpnServer
+from testbed.records import FlowRecord, WitnessRecord
+
+# A client that gets no answer tries again after a while; what became of its last packet says what became of the attempt.
+# 15 s covers the retry timers of the clients used here (WireGuard 5 s, OpenVPN and IKEv2 up to 12 s at first).
+LOOK_BACK_NS = 15_000_000_000
+# Witness buckets are 200 ms wide and a packet may cross one tap in one bucket and the other in the next.
+BUCKET_NS = 200_000_000
+
+# Ports of a VPN beside its own: IKE goes on at 4500 and starts at 500 (RFC 7296 section 2.23).
+_MORE_PORTS = {"ikev2": (500, 4500)}
+_PORTLESS = ("esp", "ah", "gre")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Packets of one flow and direction at one enforcer's two taps, in a window of time; `last_*` None when none was seen."""
+
+    before: int = 0
+    after: int = 0
+    last_before_ns: int | None = None
+    last_after_ns: int | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many went in and did not come out."""
+        return max(0, self.before - self.after)
+
+    @property
+    def is_stopped_at_end(self) -> bool:
+        """The last packet that went in was not followed by one that came out."""
+        if self.last_before_ns is None or not self.lost:
+            return False
+        return self.last_after_ns is None or self.last_after_ns < self.last_before_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Proof that an attempt was stopped at an enforcer. at_ns: when the last packet that proves it went in."""
+
+    node: str
+    direction: str
+    at_ns: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the taps say about one attempt: where it was stopped, or at which enforcers it was seen at all."""
+
+    stop: Stop | None
+    nodes: tuple[str, ...]
+
+
+class Taps:
+    """The witness records of a run, arranged for questions about single attempts."""
+
+    def __init__(self, plan: Plan, records: Iterable[WitnessRecord]) -> None:
+        self.nodes = tuple(placement.node for placement in plan.enforcers)
+        self.count = 0
+        self._servers = {server.name: server for server in plan.servers}
+        self._tunnels = {tunnel.name: self._servers[tunnel.server] for tunnel in plan.tunnels}
+        # (node, side, src, dst) -> records by time; a pair of addresses has few flows at a time.
+        self._records: dict[tuple[str, str, str, str], list[WitnessRecord]] = defaultdict(list)
+        for record in records:
+            self._records[record.node, record.side, record.src, record.dst].append(record)
+            self.count += 1
+        for rows in self._records.values():
+            rows.sort(key=lambda row: row.first_ns)
+
+    def sight(self, flow: FlowRecord, stream: Stream, subscriber: Subscriber) -> Sight:
+        """Where the attempt was stopped, judged at each enforcer and in each direction."""
+        wanted = _Wanted.of(flow, self._tunnels.get(stream.target), subscriber)
+        sent_ns = flow.sent_ns if flow.sent_ns is not None else flow.scheduled_ns
+        windows = [(sent_ns - BUCKET_NS, flow.done_ns)]
+        if wanted.server is not None:
+            # Newest first: what the attempt itself sent says more than what the client sent before.
+            windows.append((flow.done_ns - LOOK_BACK_NS, flow.done_ns))
+        nodes: dict[str, None] = {}
+        for since_ns, until_ns in windows:
+            for node in self.nodes:
+                out = self._seen(node, ("inside", "outside"), wanted, since_ns, until_ns)
+                back = self._seen(node, ("outside", "inside"), wanted.reversed(), since_ns, until_ns)
+                if out.before or out.after or back.before or back.after:
+                    nodes[node] = None
+                if stop := _stop(node, flow, out, back):
+                    return Sight(stop, tuple(nodes))
+            if nodes:
+                break
+        return Sight(None, tuple(nodes))
+
+    def _seen(self, node: str, sides: tuple[str, str], wanted: _Wanted, since_ns: int, until_ns: int) -> Seen:
+        counts, lasts = [], []
+        for side in sides:
+            rows = self._records.get((node, side, wanted.src, wanted.dst), [])
+            found = [row for row in _between(rows, since_ns, until_ns) if wanted.fits(row)]
+            counts.append(sum(row.packets for row in found))
+            lasts.append(max((row.last_ns for row in found), default=None))
+        return Seen(counts[0], counts[1], lasts[0], lasts[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which witness records are an attempt's: one flow; of a tunnel every flow between the line and its server."""
+
+    transport: str
+    src: str
+    src_port: int
+    dst: str
+    dst_port: int
+    server: VpnServer | None
+    ports: tuple[int, int] | None
+    is_reply: bool = False
+
+    @classmethod
+    def of(cls, flow: FlowRecord, server: VpnServer | None, subscriber: Subscriber) -> _Wanted:
+        # Neighbours behind one shared address are told apart by their port blocks (RFC 7422).
+        ports = None
+        if subscriber.port_first is not None and subscriber.port_last is not None and flow.family == 4:
+            ports = (subscriber.port_first, subscriber.port_last)
+        dst = flow.dst
+        if server is not None and not dst:
+            dst = (server.address4 if flow.family == 4 else server.address6) or ""
+        return cls(flow.transport, flow.public_src, flow.src_port, dst, flow.dst_port, server, ports)
+
+    def reversed(self) -> _Wanted:
+        return _Wanted(
+            self.transport, self.dst, self.src_port, self.src, self.dst_port, self.server, self.ports, True
+        )
+
+    def fits(self, row: WitnessRecord) -> bool:
+        if row.transport in ("icmp", "icmpv6"):
+            # An echo's identifier is in src_port in both directions.
+            return row.transport == self.transport and row.src_port == self.src_port
+        near, far = (row.dst_port, row.src_port) if self.is_reply else (row.src_port, row.dst_port)
+        if self.server is None:
+            return row.transport == self.transport and near == self.src_port and far == self.dst_port
+        if row.transport in _PORTLESS:
+            return self.server.protocol == "ikev2"
+        if far != self.server.port and far not in _MORE_PORTS.get(self.server.protocol, ()):
+            return False
+        return self.ports is None or self.ports[0] <= near <= self.ports[1]
+
+
+def _between(rows: list[WitnessRecord], since_ns: int, until_ns: int) -> Iterable[WitnessRecord]:
+    # Buckets are short, so records that began one bucket earlier are all that can reach into the window.
+    at = bisect.bisect_left(rows, since_ns - BUCKET_NS, key=lambda row: row.first_ns)
+    for row in rows[at:]:
+        if row.first_ns > until_ns:
+            return
+        if row.last_ns >= since_ns:
+            yield row
+
+
+def _stop(node: str, flow: FlowRecord, out: Seen, back: Seen) -> Stop | None:
+    lost = out.lost + back.lost
+    if not lost:
+        return None
+    request = out.last_before_ns is not None and (out.after == 0 or out.is_stopped_at_end)
+    reply = back.last_before_ns is not None and (back.after == 0 or back.is_stopped_at_end)
+    missing = flow.sent - flow.received
+    if flow.probe == "voice" and flow.sent > 1:
+        # Part of a stream came through: the enforcer is to blame if most of what is missing went missing there.
+        request, reply = (2 * lost >= missing and seen.lost > 0 for seen in (out, back))
+    if request:
+        return Stop(node, "request", out.last_before_ns or 0, lost)
+    if reply:
+        return Stop(node, "reply", back.last_before_ns or 0, lost)
+    return None
