@@ -1,0 +1,7 @@
+"""Real VPN servers and clients in the lab."""
+
+from testbed.lab.vpn.client import VpnClient
+from testbed.lab.vpn.servers import VpnServers
+from testbed.lab.vpn.site import VpnFailed, VpnUnavailable
+
+__all__ = ["VpnClient", "VpnFailed", "VpnServers", "VpnUnavailable"]

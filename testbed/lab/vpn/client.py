@@ -1,0 +1,208 @@
+"""One VPN client of a subscriber: its life, its outer flow, and the proof that it is up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from typing import Literal, Protocol
+
+from testbed.lab.vpn.echo import ECHO_PORT
+from testbed.lab.vpn.site import Site, VpnFailed
+from testbed.plan.plan import Tunnel, VpnServer
+
+State = Literal["down", "starting", "up", "restarting"]
+OuterFlow = tuple[str, str, int, str, int]
+
+_ECHO_EVERY_S = 0.05
+# How long an answer of /proc or of charon may be used for the outer flow: attempts ask far more often.
+_OUTER_AGE_S = 0.1
+_RESTART_PAUSE_S = 1.0
+# Above every metric a tunnel's own route has, so that it counts only while there is none.
+_BLACKHOLE_METRIC = 9999
+
+
+class Program(Protocol):
+    """The client of one protocol (WireGuardClient, OpenVpnClient, IpsecClient, OpenConnectClient).
+
+    start() begins and returns without waiting for a session (raises VpnFailed); stop() ends it; outer() is its transport,
+    local port (0: none now) and remote port; process is None where the kernel does the work. exits_on_failure: leaving is
+    how it says that a connection failed.
+    """
+
+    site: Site
+    tunnel: Tunnel
+    server: VpnServer
+    inner_interface: str
+    exits_on_failure: bool
+    process: subprocess.Popen | None
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def outer(self) -> tuple[str, int, int]: ...
+
+
+class VpnClient:
+    """A tunnel of the plan. All methods may be called from any thread.
+
+    state: "down", "starting" (running, no byte came back yet), "up" (one did), "restarting" (its program left and is about
+    to be started again). A tunnel that is blocked stays "up" here: only traffic can tell.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.tunnel = program.tunnel
+        self.server = program.server
+        self.state: State = "down"
+        self.restarts = 0
+        self._program = program
+        self._lock = threading.RLock()
+        self._started_s = 0.0
+        self._retry_at_s = 0.0
+        self._problem: str | None = None
+        self._outer: tuple[float, OuterFlow | None] = (0.0, None)
+        self._route_probe: socket.socket | None = None
+
+    @property
+    def inner_interface(self) -> str:
+        """The kernel interface the inner traffic leaves by ("lo" when the kernel does IPsec without one)."""
+        return self._program.inner_interface
+
+    @property
+    def inner4(self) -> str:
+        return self.tunnel.inner4.partition("/")[0]
+
+    @property
+    def echo_endpoint(self) -> tuple[str, int]:
+        """Where the server's echo answers, inside the tunnel."""
+        return self.server.inner_server4, ECHO_PORT
+
+    def start(self) -> None:
+        """Begin to connect. A second call while it runs does nothing. Raises VpnFailed when the program cannot be run."""
+        with self._lock:
+            if self.state != "down":
+                return
+            site = self._program.site
+            # Without it, inner packets would leave in clear by the default route until the tunnel has a route of its own.
+            site.ip(f"route replace blackhole {self.server.inner4} metric {_BLACKHOLE_METRIC}")
+            self._started_s = time.monotonic()
+            self._problem = None
+            self._program.start()
+            self.state = "starting"
+
+    async def up(self, timeout_s: float) -> float:
+        """Wait until an echo comes back through the tunnel; the seconds since start() it took.
+
+        Raises TimeoutError naming the tunnel, with the end of its log; VpnFailed when it was not started or is stopped.
+        """
+        if self.state == "down":
+            raise VpnFailed(f"{self.tunnel.name}: not started")
+        site = self._program.site
+        with site.lab.inside(site.node):
+            probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        loop = asyncio.get_running_loop()
+        end_s = time.monotonic() + timeout_s
+        with probe:
+            while time.monotonic() < end_s:
+                if self.state == "down":
+                    raise VpnFailed(f"{self.tunnel.name}: stopped before it was up")
+                if await _echo(loop, probe, self.echo_endpoint):
+                    with self._lock:
+                        if self.state != "down":
+                            self.state = "up"
+                    return time.monotonic() - self._started_s
+        raise TimeoutError(
+            f"{self.tunnel.name} ({self.tunnel.subscriber} to {self.server.name}): no echo within {timeout_s:g} s: {site.log_end()}"
+        )
+
+    def stop(self) -> None:
+        """End the client. The blackhole route stays: inner traffic never leaves in clear."""
+        with self._lock:
+            if self.state == "down":
+                return
+            self.state = "down"
+            self._program.stop()
+            if self._route_probe is not None:
+                self._route_probe.close()
+                self._route_probe = None
+            self._outer = (0.0, None)
+
+    def outer_flow(self) -> OuterFlow | None:
+        """(transport, src, src_port, dst, dst_port) as it leaves the subscriber's host; None while there is no socket.
+
+        At most 0.1 s old. transport is "udp", "tcp", or "esp" with ports 0.
+        """
+        with self._lock:
+            now_s = time.monotonic()
+            if self.state == "down":
+                return None
+            if now_s - self._outer[0] > _OUTER_AGE_S:
+                self._outer = (now_s, self._find_outer())
+            return self._outer[1]
+
+    def health(self) -> str | None:
+        """What is wrong with the client's program, with its log's last lines; None when nothing is."""
+        return self._problem
+
+    def supervise(self) -> None:
+        """Notice that the program has left, and start it again after a second. Called by VpnServers."""
+        with self._lock:
+            process = self._program.process
+            if self.state == "down" or process is None or process.poll() is None:
+                return
+            now_s = time.monotonic()
+            if self.state != "restarting":
+                self.state = "restarting"
+                self._retry_at_s = now_s + _RESTART_PAUSE_S
+                if not self._program.exits_on_failure:
+                    self._problem = (
+                        f"{self.tunnel.name} on {self._program.site.node}: client ended with code {process.returncode}: "
+                        f"{self._program.site.log_end()}"
+                    )
+            elif now_s >= self._retry_at_s:
+                self.restarts += 1
+                try:
+                    self._program.start()
+                except VpnFailed as error:
+                    self._problem = str(error)
+                    self._retry_at_s = now_s + _RESTART_PAUSE_S
+                else:
+                    self.state = "starting"
+
+    def _find_outer(self) -> OuterFlow | None:
+        transport, port, remote_port = self._program.outer()
+        remote = self.server.address4 if self.tunnel.family == 4 else self.server.address6
+        source = self._source(remote or "")
+        if source is None or (port == 0 and transport != "esp"):
+            return None
+        return transport, source, port, remote or "", remote_port
+
+    def _source(self, remote: str) -> str | None:
+        """The address the host sends from: what the kernel's routing gives a UDP socket connected there."""
+        site = self._program.site
+        if self._route_probe is None:
+            family = socket.AF_INET if self.tunnel.family == 4 else socket.AF_INET6
+            with site.lab.inside(site.node):
+                self._route_probe = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            self._route_probe.connect((remote, 9))
+        except OSError:
+            return None
+        return self._route_probe.getsockname()[0]
+
+
+async def _echo(loop: asyncio.AbstractEventLoop, probe: socket.socket, endpoint: tuple[str, int]) -> bool:
+    """One echo: whether any came back within _ECHO_EVERY_S."""
+    try:
+        probe.sendto(b"allowlab up?", endpoint)
+    except OSError:  # the blackhole: no tunnel route yet
+        await asyncio.sleep(_ECHO_EVERY_S)
+        return False
+    try:
+        await asyncio.wait_for(loop.sock_recv(probe, 2048), _ECHO_EVERY_S)
+    except (TimeoutError, OSError):
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""Where one end of a VPN runs: its namespace, its private folder, its process, its log; and waiting for it with a deadline."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.lab.build import Lab
+
+# An idle machine needs 0.05 to 0.4 s for any of the five (measured); a loaded one may need many times that.
+START_DEADLINE_S = 15.0
+_POLL_S = 0.004
+
+
+class VpnFailed(RuntimeError):
+    """A VPN server or client did not come up or died. The message names it and quotes the end of its log."""
+
+
+class VpnUnavailable(RuntimeError):
+    """This machine cannot run a VPN the plan asks for. The message says what to install or change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One end of a VPN. name is the server's or the tunnel's; interface a kernel name no other end in the world has.
+
+    dir is this end's own folder (0700) in the world's private /tmp: keys and configuration, gone with the world.
+    """
+
+    lab: Lab
+    node: str
+    name: str
+    interface: str
+    dir: Path
+
+    @property
+    def log(self) -> str:
+        return "vpn-" + self.name.replace("/", "-")
+
+    def spawn(
+        self, argv: list[str], *, private_run: bool = False, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[Any]:
+        return self.lab.spawn(self.node, argv, log=self.log, private_run=private_run, env=env)
+
+    def write(self, name: str, text: str, mode: int = 0o600) -> Path:
+        """Write a file of this end that nobody else may read, and return its path."""
+        path = self.dir / name
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        return path
+
+    def ip(self, *lines: str) -> None:
+        """Run `ip` commands in the node, as one batch. Raises VpnFailed with ip's own words."""
+        batch = self.write("ip.batch", "".join(line + "\n" for line in lines))
+        done = self.lab.cmd(self.node, ["ip", "-batch", str(batch)])
+        if done.returncode:
+            raise VpnFailed(
+                f"{self.name} on {self.node}: ip: {_text(done.stderr).strip()} ({'; '.join(lines)})"
+            )
+
+    def has_address(self, address: str) -> bool:
+        """Whether a socket in the node can be bound to the address now."""
+        with self.lab.inside(self.node), socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError:
+                return False
+        return True
+
+    def log_end(self, lines: int = 4) -> str:
+        """The last lines of this end's log, on one line; "no log" when it wrote nothing."""
+        try:
+            text = (self.lab.log_dir / f"{self.log}.log").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            text = ""
+        return " | ".join(text.strip().splitlines()[-lines:]) or "no log"
+
+    def await_state(
+        self, is_so: Callable[[], bool], what: str, process: subprocess.Popen[Any] | None, deadline_s: float
+    ) -> None:
+        """Poll until is_so(); raises VpnFailed when the process ends first or after deadline_s."""
+        end = time.monotonic() + deadline_s
+        while not is_so():
+            if process is not None and process.poll() is not None:
+                raise VpnFailed(
+                    f"{self.name} on {self.node}: ended with code {process.returncode} before it {what}: {self.log_end()}"
+                )
+            if time.monotonic() > end:
+                raise VpnFailed(
+                    f"{self.name} on {self.node}: had not {what} after {deadline_s:g} s: {self.log_end()}"
+                )
+            time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class OuterSocket:
+    """A socket of a process, from /proc: transport "udp" or "tcp"; remote_port 0 when not connected."""
+
+    transport: str
+    local_port: int
+    remote_port: int
+    is_listening: bool
+    is_established: bool
+
+
+def sockets_of(pid: int) -> list[OuterSocket]:
+    """The UDP and TCP sockets a process holds, as its own network namespace lists them; empty when it is gone."""
+    inodes = set()
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            link = str(descriptor.readlink())
+            if link.startswith("socket:["):
+                inodes.add(link[8:-1])
+    except OSError:
+        return []
+    found = []
+    for table in ("udp", "udp6", "tcp", "tcp6"):
+        for fields in _rows(pid, table):
+            if fields[9] in inodes:
+                found.append(
+                    OuterSocket(
+                        table[:3],
+                        int(fields[1].rpartition(":")[2], 16),
+                        int(fields[2].rpartition(":")[2], 16),
+                        fields[3] == "0A",  # TCP_LISTEN, TCP_ESTABLISHED: include/net/tcp_states.h
+                        fields[3] == "01",
+                    )
+                )
+    return found
+
+
+def is_bound(pid: int, transport: str, port: int) -> bool:
+    """Whether somebody in the process's network namespace is bound to (TCP: listens on) the port."""
+    for table in (transport, f"{transport}6"):
+        for fields in _rows(pid, table):
+            if int(fields[1].rpartition(":")[2], 16) == port and (transport == "udp" or fields[3] == "0A"):
+                return True
+    return False
+
+
+def free_udp_port(site: Site, first: int | None, last: int | None, taken: set[int]) -> int:
+    """A UDP port free in the node for both families: from the top of first..last, or an ephemeral one.
+
+    Raises VpnFailed when the block is used up.
+    """
+    candidates = [0] * 50 if first is None or last is None else [*range(last, first - 1, -1)]
+    with site.lab.inside(site.node):
+        for port in candidates:
+            if port in taken:
+                continue
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.bind(("0.0.0.0", port))
+                except OSError:
+                    continue
+                found = probe.getsockname()[1]
+                if found not in taken:
+                    taken.add(found)
+                    return found
+    raise VpnFailed(f"{site.name} on {site.node}: no free UDP port in its block {first}-{last}")
+
+
+def missing_programs(programs: dict[str, str]) -> str | None:
+    """A sentence naming what to install for programs (name or path -> Debian package) that are not there; None if all are."""
+    absent = {package for program, package in programs.items() if not shutil.which(program)}
+    if absent:
+        return f"not installed: sudo apt-get install {' '.join(sorted(absent))}"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/net/tun cannot be opened ({error.strerror}); as root: chmod 666 /dev/net/tun, or run as root"
+    return None
+
+
+def end_process(process: subprocess.Popen[Any] | None, patience_s: float = 1.0) -> None:
+    """SIGTERM, and SIGKILL after patience_s. Nothing when it never ran or has ended."""
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def in_url(address: str, port: int) -> str:
+    """address:port, with the brackets IPv6 needs (RFC 3986 §3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def netmask(network: str) -> str:
+    return str(ipaddress.IPv4Network(network).netmask)
+
+
+def prefix_length(network: str) -> int:
+    return ipaddress.IPv4Network(network).prefixlen
+
+
+def _rows(pid: int, table: str) -> list[list[str]]:
+    try:
+        lines = Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return []
+    return [line.split() for line in lines]
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _text(output: bytes | str) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output
