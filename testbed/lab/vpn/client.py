@@ -21,7 +21,7 @@ _ECHO_EVERY_S = 0.05
 _OUTER_AGE_S = 0.1
 _RESTART_PAUSE_S = 1.0
 # Above every metric a tunnel's own route has, so that it counts only while there is none.
-_BLACKHOLE_METRIC = 9999
+BLACKHOLE_METRIC = 9999
 
 
 class Program(Protocol):
@@ -87,7 +87,7 @@ class VpnClient:
                 return
             site = self._program.site
             # Without it, inner packets would leave in clear by the default route until the tunnel has a route of its own.
-            site.ip(f"route replace blackhole {self.server.inner4} metric {_BLACKHOLE_METRIC}")
+            site.ip(f"route replace blackhole {self.server.inner4} metric {BLACKHOLE_METRIC}")
             self._started_s = time.monotonic()
             self._problem = None
             self._program.start()

@@ -181,7 +181,8 @@ class _Charon:
     def __init__(self, site: Site, esp_in_kernel: bool) -> None:
         self._site = site
         self._path = str(site.dir / "vici")
-        self._plugins = _PLUGINS if esp_in_kernel else f"{_PLUGINS} kernel-libipsec"
+        # The first that offers IPsec wins, so charon's own has to come before kernel-netlink.
+        self._plugins = _PLUGINS if esp_in_kernel else f"kernel-libipsec {_PLUGINS}"
 
     def run(self, port: int, port_nat_t: int, server: VpnServer) -> subprocess.Popen:
         timers = _BOUNDED if server.options.get("timers") == "bounded" else ""

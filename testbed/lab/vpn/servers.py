@@ -13,7 +13,7 @@ from typing import Protocol
 
 from testbed.lab.build import Lab
 from testbed.lab.vpn import ipsec, openconnect, openvpn, wireguard
-from testbed.lab.vpn.client import Program, VpnClient
+from testbed.lab.vpn.client import BLACKHOLE_METRIC, Program, VpnClient
 from testbed.lab.vpn.keys import CertificateAuthority, WireGuardKey, tls_crypt_key
 from testbed.lab.vpn.site import Site, VpnFailed, VpnUnavailable, free_udp_port
 from testbed.plan.plan import Subscriber, Tunnel, VpnServer
@@ -87,6 +87,8 @@ class VpnServers:
         """Start one server (again). Returns when it listens. Raises VpnFailed, KeyError for an unknown name."""
         server = self._running.get(name) or self._make_server(self._server(name))
         self._running[name] = server
+        # Answers to a client whose session is gone must not leave in clear by the default route.
+        server.site.ip(f"route replace blackhole {self._server(name).inner4} metric {BLACKHOLE_METRIC}")
         server.start()
 
     def stop_server(self, name: str) -> None:
