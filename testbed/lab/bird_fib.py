@@ -15,8 +15,10 @@ from testbed.lab.bird_paths import Table
 from testbed.plan.plan import Plan
 
 # linux/route.h, linux/ipv6_route.h
-_RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 0x1, 0x2, 0x200
+_RTF_GATEWAY, _RTF_REJECT = 0x2, 0x200
 _RTF_LOCAL, _RTF_ANYCAST, _RTF_CACHE = 0x80000000, 0x00100000, 0x01000000
+# ipv6_route ends with the kernel's "no route" entry, whose metric is the largest there is (ip6_null_entry).
+_NOBODY = "ffffffff"
 
 
 class Namespaces(Protocol):
@@ -145,9 +147,9 @@ def _parse6(text: str) -> list[FibRoute]:
     for line in text.splitlines():
         destination, length, _src, _length, hop, metric, _count, _use, flags, interface = line.split()
         marks = int(flags, 16)
-        if not marks & _RTF_UP or marks & (_RTF_LOCAL | _RTF_ANYCAST | _RTF_CACHE):
+        if marks & (_RTF_LOCAL | _RTF_ANYCAST | _RTF_CACHE) or metric == _NOBODY:
             continue
-        network = ipaddress.ip_network((int(destination, 16), int(length, 16)))
+        network = ipaddress.IPv6Network((int(destination, 16), int(length, 16)))
         if network.is_link_local or network.is_multicast:
             continue
         via = str(ipaddress.IPv6Address(int(hop, 16))) if marks & _RTF_GATEWAY else None

@@ -40,7 +40,9 @@ class NatLab(Protocol):
 
 
 def start_nat(lab: NatLab) -> None:
-    """Load each translating router's blocks, give it the public addresses, and keep the hosts inside their ports.
+    """Load each translating router's blocks and give it the public addresses.
+
+    The lab keeps each host's ephemeral ports inside its block (sysctls of testbed.lab.sysctls).
 
     Raises ValueError for blocks that overlap, RuntimeError when the kernel refuses a table, an address or a setting.
     """
@@ -58,10 +60,6 @@ def start_nat(lab: NatLab) -> None:
         _run(lab, node, ["ip", "-batch", str(addresses)])
         for name, seconds in TIMEOUTS_S.items():
             _set(lab, node, f"net/netfilter/{name}", str(seconds))
-    for subscriber in lab.plan.subscribers:
-        if subscriber.port_first is not None:
-            ports = f"{subscriber.port_first}\t{subscriber.port_last}"
-            _set(lab, subscriber.node, "net/ipv4/ip_local_port_range", ports)
 
 
 def nat_rules(plan: Plan, node: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from testbed.lab.routing import NotReady, Routing
+from testbed.lab.routing import NotReady, RoutedLab, Routing, running_routing
 from testbed.plan.plan import Plan
 
 _ECHO = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence (RFC 792, RFC 4443 §4)
@@ -60,14 +60,19 @@ class ReadyReport:
     slowest_rtt_s: float
 
 
-def wait_ready(lab: Reachable, routing: Routing, deadline_s: float | None = None) -> ReadyReport:
-    """Wait for convergence, then for an echo over every intended pair. Default deadline: the plan's.
+def wait_ready(
+    lab: RoutedLab, routing: Routing | None = None, deadline_s: float | None = None
+) -> ReadyReport:
+    """Wait for convergence, then for an echo over every intended pair. Defaults: the lab's routing, the plan's deadline.
 
     Raises NotReady naming each session, table entry or pair that is missing and its last state.
     """
     if deadline_s is None:
         deadline_s = lab.plan.ready_deadline_ns / 1e9
+    if routing is None:
+        routing = running_routing(lab)
     routing_s = routing.wait(deadline_s)
+    routing.disconnect()
     pairs = intended_pairs(lab.plan)
     began = time.monotonic()
     rtts = reach(lab, pairs, deadline_s - routing_s)

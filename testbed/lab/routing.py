@@ -16,6 +16,7 @@ from testbed.lab.bird import bird_conf, neighbours
 from testbed.lab.bird_control import BirdControl, BirdError, ProtocolState
 from testbed.lab.bird_fib import differences, read_fib
 from testbed.lab.bird_paths import best_routes
+from testbed.lab.daemons import Daemon
 from testbed.plan.plan import Plan
 
 _POLL_S = 0.02
@@ -45,6 +46,8 @@ class RoutedLab(Protocol):
     def inside(self, node: str) -> AbstractContextManager[None]: ...
 
     def spawn(self, node: str, argv: list[str], log: str) -> subprocess.Popen: ...
+
+    def daemons(self) -> list[Daemon]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,28 @@ def start_routing(lab: RoutedLab) -> Routing:
     return routing
 
 
+def running_routing(lab: RoutedLab) -> Routing:
+    """The routing of a lab whose BIRDs are already running. Raises NotReady when start_routing was not called."""
+    sockets = {
+        daemon.node: (Path(daemon.argv[daemon.argv.index("-s") + 1]), daemon.process)
+        for daemon in lab.daemons()
+        if daemon.argv[0] == "bird"
+    }
+    if not sockets and any(node.runs_bgp for node in lab.plan.nodes):
+        raise NotReady("routing", ["no bird is running; call start_routing first"])
+    run_dir = next((path.parent for path, _process in sockets.values()), Path())
+    return Routing(lab, run_dir, {node: process for node, (_path, process) in sockets.items()})
+
+
 class Routing:
     """The running BIRDs. Control sockets live in a short private folder: a socket's path has at most 107 bytes."""
 
-    def __init__(self, lab: RoutedLab, run_dir: Path) -> None:
+    def __init__(
+        self, lab: RoutedLab, run_dir: Path, running: dict[str, subprocess.Popen] | None = None
+    ) -> None:
         self.lab = lab
         self._run_dir = run_dir
-        self._processes: dict[str, subprocess.Popen] = {}
+        self._processes: dict[str, subprocess.Popen] = dict(running or {})
         self._controls: dict[str, BirdControl] = {}
 
     def start(self, node: str) -> None:
@@ -154,11 +172,15 @@ class Routing:
         """Wait until converged; returns the seconds it took. Raises NotReady, with what is missing, after deadline_s."""
         return await_none("routing did not converge", lambda: self.problems(cut), deadline_s)
 
-    def close(self) -> None:
-        """End all BIRDs. They leave their routes in the kernel, which ends with the lab."""
+    def disconnect(self) -> None:
+        """Close the control connections; the next question opens them again."""
         for control in self._controls.values():
             control.close()
         self._controls.clear()
+
+    def close(self) -> None:
+        """End all BIRDs. They leave their routes in the kernel, which ends with the lab."""
+        self.disconnect()
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():

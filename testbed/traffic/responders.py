@@ -57,8 +57,7 @@ class Responders:
         kind, address, port = command["do"], command["address"], command["port"]
         if kind == "https":
             listener = _bound(command["netns"], socket.SOCK_STREAM, address, port)
-            listener.listen(_BACKLOG)
-            self._servers.append(await asyncio.start_server(_https, sock=listener))
+            self._servers.append(await asyncio.start_server(_https, sock=listener, backlog=_BACKLOG))
         elif kind == "udp-echo":
             sock = _bound(command["netns"], socket.SOCK_DGRAM, address, port)
             self._echoes.append(sock)
