@@ -53,6 +53,20 @@ def build(plan: Plan, log_dir: Path) -> Iterator[Lab]:
             lab.close()
 
 
+@contextmanager
+def attach(plan: Plan, log_dir: Path) -> Iterator[Lab]:
+    """A handle on a lab that another process of this world built; leaving it ends only what this handle started.
+
+    Raises FileNotFoundError naming the node that is not there.
+    """
+    with namespaces.open_namespaces([node.name for node in plan.nodes]) as fds:
+        lab = Lab(plan, log_dir, fds)
+        try:
+            yield lab
+        finally:
+            lab.close()
+
+
 class Lab:
     """A built network. Use `build`; nodes, links and subscribers are named as in the plan (KeyError for an unknown name)."""
 

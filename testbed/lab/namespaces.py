@@ -7,6 +7,7 @@ CAP_SYS_ADMIN in the world's user namespace, which the world gives.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,24 @@ def named_namespaces(names: Sequence[str]) -> Iterator[dict[str, int]]:
         for fd in fds.values():
             os.close(fd)
         _check(_libc.umount2(bytes(NETNS_DIR), _MNT_DETACH), f"unmount {NETNS_DIR}")
+
+
+@contextmanager
+def open_namespaces(names: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Descriptors of namespaces that exist in /run/netns. Raises FileNotFoundError naming the one that does not."""
+    fds: dict[str, int] = {}
+    try:
+        for name in names:
+            try:
+                fds[name] = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise FileNotFoundError(
+                    errno.ENOENT, f"there is no node '{name}' in this world (no {NETNS_DIR / name})"
+                ) from None
+        yield fds
+    finally:
+        for fd in fds.values():
+            os.close(fd)
 
 
 @contextmanager
