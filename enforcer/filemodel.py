@@ -47,7 +47,7 @@ class FileModel(BaseModel):
         return model
 
     @property
-    def where(self) -> Where:
+    def place(self) -> Where:
         """Where it stands in its file."""
         return self._where
 
@@ -219,7 +219,7 @@ def _partial(model: type[M], data: dict[str, Any]) -> M:
     """The model from what is there, for a document that lacks required keys at the top."""
     values: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        kind = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
         values[name] = None if info.is_required() else info.get_default(call_default_factory=True)
         if info.alias in data:
             with suppress(ValidationError):

@@ -1,0 +1,231 @@
+"""What a *.scenario.yaml file may say. testbed/plan/resolve.py turns it, on a topology, into a plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from enforcer.filemodel import Duration, FileModel, Rate, Ratio, refuse
+from testbed.plan.figures import FIGURES
+from testbed.plan.plan import ProbeKind
+
+_A_NAME_OR_SOME = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    "description": "one name, or a list of names",
+}
+
+
+def _names(value: object) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise refuse(f"{value!r} is neither a name nor a list of names", "write a name, or [one, another]")
+    return names
+
+
+def _bound(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise refuse(f"'{value}' is not a bound", "write '5%', '150ms', '2Mbit', a whole number or a word")
+    return value
+
+
+Names = Annotated[list[str], PlainValidator(_names), WithJsonSchema(_A_NAME_OR_SOME)]
+Bound = Annotated[
+    Any,
+    PlainValidator(_bound),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "with its unit: 5%, 150ms, 2Mbit"}
+    ),
+]
+Family = Literal[4, 6]
+
+
+class SelectorFile(FileModel):
+    """Subscribers by what they are; every key given must fit."""
+
+    kind: Names | None = None
+    """company, freelancer, call-centre, bank, hospital, ngo, household"""
+    isp: Names | None = None
+    address: Names | None = None
+    """static, dynamic, nat"""
+    except_: Names | None = None
+    """Subscribers to leave out."""
+
+
+class PeopleFile(FileModel):
+    """Who: `who` names subscribers, `whoever` selects them."""
+
+    who: Names | None = None
+    """Subscribers by name."""
+    whoever: SelectorFile | None = None
+    """Subscribers by what they are; {} means everybody."""
+
+
+class RegistrationFile(PeopleFile):
+    """Registrations the ledger has before the scenario starts (or, without a state, what the form will say)."""
+
+    server: Names
+    """VPN servers (or handshake services) the registration is for."""
+    state: Literal["pending", "active", "suspended", "expired", "revoked", "rejected"] | None = None
+    """State when the scenario starts; left out: nothing yet, an apply event will come."""
+    addresses: Names | None = None
+    """Addresses on the form, when not the line's own (a mistake on the form)."""
+
+
+class TunnelFile(PeopleFile):
+    """VPN sessions; each is named SUBSCRIBER-SERVER."""
+
+    server: Names
+    from_: Duration = 0
+    """When the client starts."""
+    until: Duration | None = None
+    """When it stops; left out: at the end."""
+    family: Family = 4
+    """4 or 6: what the tunnel's own packets travel over."""
+
+
+class TrafficFile(PeopleFile):
+    """Flow attempts on a fixed schedule, whatever became of the earlier ones."""
+
+    group: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
+    """A word for reports."""
+    probe: ProbeKind
+    """dns, https, voice, icmp, handshake (first packet of a VPN) or tunnel-echo (through a tunnel)."""
+    to: Names | None = None
+    """Services; for tunnel-echo: tunnels, left out: all tunnels of these subscribers."""
+    every: Duration
+    """Time between two attempts of one subscriber to one target."""
+    from_: Duration = 0
+    until: Duration | None = None
+    """No attempt starts then or later; left out: when the last one can still be completed."""
+    family: Family | None = None
+    """4 or 6; left out: 4 (for tunnel-echo the tunnel's own)."""
+    deadline: Duration | None = None
+    """An attempt not complete by then has failed; left out: 1s (https, handshake 2s)."""
+    packets: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """For voice: packets of one attempt; left out: 10."""
+    spacing: Duration | None = None
+    """For voice: time between two packets; left out: 20ms."""
+    payload: Annotated[int, Field(ge=16, le=65_000)] | None = None
+    """Bytes of a packet; left out: 64 (voice 172: 20 ms of G.711 in RTP)."""
+
+
+class BulkFile(PeopleFile):
+    """A download or upload by iperf3."""
+
+    service: str
+    """A bulk service."""
+    through: str | None = None
+    """VPN server whose tunnel it goes through; left out: no tunnel."""
+    at: Duration
+    for_: Duration
+    direction: Literal["down", "up"] = "down"
+
+
+class FaultFile(FileModel):
+    """Something breaks, and heals by itself."""
+
+    kind: str
+    at: Names
+    """The gateways, links or authority it strikes."""
+    for_: Duration
+    """How long it lasts."""
+    rate: Rate | None = None
+    delay: Duration | None = None
+    """One-way."""
+    jitter: Duration | None = None
+    loss: Ratio | None = None
+
+
+class SetLinkFile(FileModel):
+    """A link changes for good."""
+
+    link: str
+    rate: Rate | None = None
+    delay: Duration | None = None
+    """One-way."""
+    jitter: Duration | None = None
+    loss: Ratio | None = None
+
+
+class EventFile(FileModel):
+    """One moment of the script: a time and one thing that happens. Registrations are named SUBSCRIBER/SERVER."""
+
+    at: Duration
+    apply: Names | None = None
+    """The subscriber applies at the portal."""
+    verify: Names | None = None
+    """The ISP confirms subscriber and address."""
+    refuse_verify: Names | None = None
+    """The ISP says that they do not match."""
+    approve: Names | None = None
+    reject: Names | None = None
+    revoke: Names | None = None
+    suspend: Names | None = None
+    renew: Names | None = None
+    change_address: Names | None = None
+    """A dynamic line gets its next address."""
+    change_address_form: Names | None = None
+    """The subscriber reports the new address at the portal."""
+    connect: Names | None = None
+    """A tunnel's client starts (again)."""
+    disconnect: Names | None = None
+    fault: FaultFile | None = None
+    set_link: SetLinkFile | None = None
+
+
+class WhereFile(FileModel):
+    """Which attempts count; every key given must fit."""
+
+    subscriber: Names | None = None
+    kind: Names | None = None
+    isp: Names | None = None
+    stream: Names | None = None
+    group: Names | None = None
+    protocol: Names | None = None
+    server: Names | None = None
+
+
+class ExpectationFile(FileModel):
+    """A claim the run is judged by."""
+
+    figure: Literal[tuple(FIGURES)]  # pyright: ignore[reportInvalidTypeForm]
+    """What is measured: see docs/scenario-files.md."""
+    outcome: str | None = None
+    """For outcome_count: which outcome."""
+    where: WhereFile = WhereFile.model_construct()
+    from_: Duration = 0
+    until: Duration | None = None
+    """Attempts scheduled from `from` to before `until` count; left out: the whole scenario."""
+    at_most: Bound | None = None
+    at_least: Bound | None = None
+    equals: Bound | None = None
+
+
+class ScenarioFile(FileModel):
+    """A *.scenario.yaml file: people, traffic and events on a topology under a policy, and what is expected of them."""
+
+    title: str
+    """One sentence for people."""
+    description: str
+    """What happens, which real event it echoes (figure and source), and what it shows."""
+    tags: list[str] = []
+    """Words to select scenarios by; pytest markers."""
+    topology: str
+    """Path of the *.topology.yaml file, from this file."""
+    policy: str | None = None
+    """Path of the *.policy.yaml file, from this file; left out: no enforcer."""
+    enforcers: Names | None = None
+    """Gateways or ISPs that have an enforcer; left out: every gateway."""
+    seed: int = 1
+    """All randomness follows from it."""
+    starts_at: str = "2024-11-12T10:00:00+05:00"
+    """Date and time the scenario starts at, for readers; with its time zone."""
+    duration: Duration
+    """How long it lasts, in real-world time."""
+    registrations: list[RegistrationFile] = []
+    tunnels: list[TunnelFile] = []
+    traffic: list[TrafficFile] = []
+    bulk: list[BulkFile] = []
+    timeline: list[EventFile] = []
+    expect: list[ExpectationFile] = Field(min_length=1)

@@ -1,0 +1,230 @@
+"""The timeline of a scenario: its events in order, each checked against what is possible at that moment."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from enforcer.registry.states import TRANSITIONS, State
+from enforcer.units import render_duration
+from testbed.faults.kinds import KINDS
+from testbed.plan.people import Resolving, registration
+from testbed.plan.plan import Event
+from testbed.plan.scenario_file import EventFile, FaultFile, SetLinkFile
+
+PORTAL = (
+    "apply",
+    "verify",
+    "refuse-verify",
+    "approve",
+    "reject",
+    "revoke",
+    "suspend",
+    "renew",
+    "change-address-form",
+)
+ACTIONS = (*PORTAL, "change-address", "connect", "disconnect", "fault", "set-link")
+# file key -> the plan's argument, with its unit in the name
+_CHANGES = {"rate": "rate_bps", "delay": "delay_ns", "jitter": "jitter_ns", "loss": "loss_ratio"}
+
+
+@dataclass(slots=True)
+class Histories:
+    """What the ledger officially says at each time: (from when, state) by registration, in order; None: no application."""
+
+    states: dict[str, list[tuple[int, State | None]]] = field(default_factory=dict)
+
+    def ever(self, name: str, state: str | None, is_state: bool = True) -> bool:
+        """Whether the registration is ever in the state (or, with is_state False, ever in another one)."""
+        return any((known == state) is is_state for _, known in self.states.get(name, [(0, None)]))
+
+    def moments(self, name: str, state: str) -> list[int]:
+        """When it comes into the state."""
+        changes = self.states.get(name, [])
+        return [at for (at, now), (_, was) in zip(changes[1:], changes, strict=False) if now == state != was]
+
+    def leaves(self, name: str, state: str) -> list[int]:
+        """When it goes out of the state."""
+        changes = self.states.get(name, [])
+        return [at for (at, now), (_, was) in zip(changes[1:], changes, strict=False) if was == state != now]
+
+
+def resolve_events(resolving: Resolving, files: list[EventFile], enforcers: list[str]) -> tuple[Event, ...]:
+    """The events in order. enforcers: the nodes that have one. Notes every problem."""
+    events: list[Event] = []
+    names: Counter[str] = Counter()
+    last_ns = 0
+    for file in files:
+        where = (*file.place, "at")
+        if file.at > resolving.duration_ns:
+            resolving.add(
+                where, "it lies past the end", f"write at most '{render_duration(resolving.duration_ns)}'"
+            )
+        if file.at < last_ns:
+            resolving.add(
+                where,
+                f"it is before the event above ({render_duration(last_ns)})",
+                "put the events in order of time",
+            )
+        last_ns = max(last_ns, file.at)
+        line, column = resolving.document.position(file.place)
+        for action, args in _actions(resolving, file, enforcers):
+            name = f"{action}:{_subject(args)}"
+            names[name] += 1
+            unique = name if names[name] == 1 else f"{name}.{names[name]}"
+            events.append(Event(unique, file.at, action, args, line, column))
+    return tuple(events)
+
+
+def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[EventFile]) -> Histories:
+    """Plays the events on the ledger and the lines; notes what the registry would refuse."""
+    place = {resolving.document.position(file.place): file.place for file in files}
+    histories = Histories({name: [(0, item.initial)] for name, item in resolving.registrations.items()})
+    verified = {name: item.initial not in (None, "pending") for name, item in resolving.registrations.items()}
+    unsure = {name for name, item in resolving.registrations.items() if item.initial == "pending"}
+    moves: Counter[str] = Counter()
+    for event in events:
+        where = (*place[event.line, event.column], event.action)
+        if event.action == "change-address":
+            name = event.args["subscriber"]
+            moves[name] += 1
+            if moves[name] > len(resolving.subscribers[name].spare4):
+                resolving.add(where, f"{name} has no further address", "remove this event", True)
+        if event.action not in PORTAL:
+            continue
+        name = event.args["registration"]
+        action = "verify" if event.action == "refuse-verify" else event.action
+        action = "change-address" if action == "change-address-form" else action
+        state = histories.states[name][-1][1]
+        possible = TRANSITIONS[action]
+        if action == "apply" and state in ("rejected", "revoked", "expired"):
+            state = None  # whoever wants in again applies again
+        if state not in possible:
+            resolving.add(
+                where, f"{name} is {state or 'not applied for'} at that time", _remedy(action, possible), True
+            )
+            continue
+        if action == "apply":
+            verified[name] = False
+        elif event.action in ("verify", "refuse-verify"):
+            verified[name] = event.action == "verify"
+            unsure.discard(name)
+        elif action == "approve" and not verified[name] and name not in unsure:
+            resolving.add(
+                where,
+                f"the ISP has not verified {name} at that time",
+                f"add 'verify: {name}' before it",
+                True,
+            )
+        elif action == "change-address":
+            verified[name] = False
+        after = "pending" if action == "change-address" and state == "active" else possible[state]
+        histories.states[name].append((event.at_ns, after))
+    return histories
+
+
+def _actions(resolving: Resolving, file: EventFile, enforcers: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    given = [action for action in ACTIONS if getattr(file, action.replace("-", "_")) is not None]
+    if len(given) != 1:
+        what = "nothing happens then" if not given else "several things happen: " + ", ".join(given)
+        fix = "add one of " + ", ".join(ACTIONS) if not given else "write an event for each"
+        resolving.add(file.place, what, fix)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for action in given:
+        value = getattr(file, action.replace("-", "_"))
+        where = (*file.place, action)
+        if action == "fault":
+            args = _fault(resolving, file.at, value, enforcers)
+            found += [(action, args)] if args else []
+        elif action == "set-link":
+            args = _set_link(resolving, value)
+            found += [(action, args)] if args else []
+        elif action in PORTAL:
+            found += [(action, {"registration": name}) for name in _registrations(resolving, where, value)]
+        elif action == "change-address":
+            dynamic = [name for name, line in resolving.subscribers.items() if line.addressing == "dynamic"]
+            names = resolving.names(where, value, dynamic, "a subscriber with a dynamic line")
+            found += [(action, {"subscriber": name}) for name in names]
+        else:
+            names = resolving.names(where, value, resolving.tunnels, "a tunnel")
+            found += [(action, {"tunnel": name}) for name in names]
+    return found
+
+
+def _registrations(resolving: Resolving, where, names: list[str]) -> list[str]:
+    if resolving.network.authority is None:
+        resolving.add(
+            where, "the topology has no authority", "add 'authority: {name: registry, at: ISP}' to it", True
+        )
+        return []
+    found = []
+    for index, name in enumerate(names):
+        here = (*where, index) if len(names) > 1 else where
+        subscriber, slash, endpoint = name.partition("/")
+        if not slash:
+            resolving.add(here, f"{name!r} is not a registration", "write SUBSCRIBER/SERVER")
+            continue
+        is_known = resolving.known(here, subscriber, resolving.subscribers, "a subscriber")
+        if (
+            resolving.known(here, endpoint, resolving.endpoints, "a VPN server or handshake service")
+            and is_known
+        ):
+            found.append(registration(resolving, resolving.subscribers[subscriber], endpoint).name)
+    return found
+
+
+def _fault(resolving: Resolving, at_ns: int, file: FaultFile, enforcers: list[str]) -> dict[str, Any] | None:
+    where = file.place
+    if at_ns + file.for_ > resolving.duration_ns:
+        room = render_duration(max(0, resolving.duration_ns - at_ns))
+        resolving.add(
+            (*where, "for"), "it lasts past the end", f"write at most '{room}', or lengthen 'duration'"
+        )
+    if file.for_ == 0:
+        resolving.add((*where, "for"), "it lasts no time", "write for example '10s'")
+    if not resolving.known((*where, "kind"), file.kind, KINDS, "a kind of fault"):
+        return None
+    kind = KINDS[file.kind]
+    authority = resolving.network.authority
+    struck, what = {
+        "enforcer": (enforcers, "a node with an enforcer"),
+        "link": ([link.name for link in resolving.network.links], "a link"),
+        "authority": ([authority.node] if authority else [], "the authority's node"),
+    }[kind.strikes]
+    names = resolving.names((*where, "at"), file.at, struck, what)
+    args: dict[str, Any] = {"kind": file.kind, "at": names, "until_ns": at_ns + file.for_}
+    for key, argument in _CHANGES.items():
+        value = getattr(file, key)
+        if value is None:
+            continue
+        if argument not in kind.arguments:
+            resolving.add((*where, key), f"{file.kind} has no {key}", "remove it", True)
+        args[argument] = value
+    if kind.needs_one_of and not any(argument in args for argument in kind.needs_one_of):
+        resolving.add(where, f"{file.kind} changes nothing", "add one of " + ", ".join(_CHANGES))
+    return args
+
+
+def _set_link(resolving: Resolving, file: SetLinkFile) -> dict[str, Any] | None:
+    changes = {
+        argument: getattr(file, key) for key, argument in _CHANGES.items() if getattr(file, key) is not None
+    }
+    if not changes:
+        resolving.add(file.place, "it changes nothing", "add one of " + ", ".join(_CHANGES))
+    links = [link.name for link in resolving.network.links]
+    is_known = resolving.known((*file.place, "link"), file.link, links, "a link")
+    return {"link": file.link, **changes} if is_known and changes else None
+
+
+def _remedy(action: str, possible: Any) -> str:
+    states = [state or "not applied for" for state in possible]
+    return f"put {action} where it is {' or '.join(states)}"
+
+
+def _subject(args: dict[str, Any]) -> str:
+    for key in ("registration", "subscriber", "tunnel", "link", "kind"):
+        if key in args:
+            return re.sub(r"[^A-Za-z0-9/-]", "-", str(args[key]))
+    return ""

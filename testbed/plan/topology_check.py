@@ -1,0 +1,158 @@
+"""What is wrong with a topology beyond its form: unknown names, two things with one name or number, lines that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enforcer.filemodel import suggest
+from enforcer.yamlfile import Document, Where
+from testbed.plan.topology_file import CableFile, IspFile, SubscriberFile, TopologyFile
+
+CUSTOMARY_PORT = {
+    "dns": 53,
+    "https": 443,
+    "voice": 16384,
+    "icmp": 0,
+    "bulk": 5201,
+    "wireguard": 51820,
+    "openvpn-udp": 1194,
+    "openvpn-tcp": 1194,
+    "ikev2": 500,
+    "openconnect": 443,
+    "l2tp": 1701,
+    "pptp": 1723,
+}
+_TCP = {"https", "bulk", "openvpn-tcp", "openconnect", "pptp"}
+
+
+def check_topology(document: Document, topology: TopologyFile) -> None:
+    """Notes every problem in the document."""
+    _unique_names(document, topology)
+    _unique_numbers(document, topology)
+    for name, cable in (topology.cables or {}).items():
+        _cable(document, topology, ("cables", name), cable)
+    for name, isp in (topology.isps or {}).items():
+        _isp(document, topology, ("isps", name), isp)
+    for name, subscriber in (topology.subscribers or {}).items():
+        _subscriber(document, topology, ("subscribers", name), subscriber)
+    _servers(document, topology)
+    if topology.authority:
+        _known(document, ("authority", "at"), topology.authority.at, topology.isps or {}, "an ISP")
+
+
+def is_tcp(kind_or_protocol: str) -> bool:
+    return kind_or_protocol in _TCP
+
+
+def _named(topology: TopologyFile) -> Iterator[tuple[str, Where, str]]:
+    for section in ("gateways", "exchange", "places", "isps", "subscribers", "servers"):
+        for name in getattr(topology, section) or {}:
+            yield name, (section, name), section
+    if topology.authority:
+        yield topology.authority.name, ("authority", "name"), "authority"
+
+
+def _unique_names(document: Document, topology: TopologyFile) -> None:
+    seen: dict[str, str] = {}
+    for name, where, section in _named(topology):
+        if name.lower() in seen:
+            document.add(
+                where,
+                f"{name!r} is the name of one of the {seen[name.lower()]} too",
+                "choose another name",
+                True,
+            )
+        seen.setdefault(name.lower(), section)
+
+
+def _unique_numbers(document: Document, topology: TopologyFile) -> None:
+    seen: dict[int, str] = {}
+    for section in ("gateways", "exchange", "places", "isps"):
+        for name, router in (getattr(topology, section) or {}).items():
+            where = (section, name, "asn")
+            if router.asn == 65099:
+                document.add(
+                    where, "65099 would have the addresses of tunnels (10.99.0.0/16)", "choose another number"
+                )
+            elif router.asn in seen:
+                document.add(
+                    where, f"{router.asn} is the number of {seen[router.asn]} too", "give each its own number"
+                )
+            seen.setdefault(router.asn, name)
+
+
+def _cable(document: Document, topology: TopologyFile, where: Where, cable: CableFile) -> None:
+    _known(document, (*where, "from"), cable.from_, topology.gateways or {}, "a gateway")
+    _known(document, (*where, "to"), cable.to, topology.places or {}, "a place abroad")
+
+
+def _isp(document: Document, topology: TopologyFile, where: Where, isp: IspFile) -> None:
+    seen = set()
+    for transit in isp.transit:
+        at = (*transit.place, "gateway")
+        if transit.gateway in seen:
+            document.add(at, f"{transit.gateway!r} is there twice", "keep one of them")
+        seen.add(transit.gateway)
+        _known(document, at, transit.gateway, topology.gateways or {}, "a gateway")
+    if isp.exchange and not topology.exchange:
+        document.add(
+            (*where, "exchange"), "there is no exchange", "add 'exchange: {NAME: {asn: …}}', or write false"
+        )
+
+
+def _subscriber(document: Document, topology: TopologyFile, where: Where, subscriber: SubscriberFile) -> None:
+    isps = topology.isps or {}
+    _known(document, (*where, "isp"), subscriber.isp, isps, "an ISP")
+    isp = isps.get(subscriber.isp)
+    if isp and subscriber.address == "nat" and isp.cgnat is None:
+        document.add(
+            (*where, "address"),
+            f"{subscriber.isp} has no NAT",
+            f"add 'cgnat: {{lines-per-address: 4}}' to {subscriber.isp}, or write static or dynamic",
+        )
+
+
+def _servers(document: Document, topology: TopologyFile) -> None:
+    sites = {**(topology.places or {}), **(topology.isps or {})}
+    subnets: dict[tuple[str, int], str] = {}
+    names: dict[str, str] = {}
+    for node, server in (topology.servers or {}).items():
+        where = ("servers", node)
+        _known(document, (*where, "at"), server.at, sites, "a place abroad or an ISP")
+        if server.subnet is not None:
+            other = subnets.setdefault((server.at, server.subnet), node)
+            if other != node:
+                document.add(
+                    (*where, "subnet"),
+                    f"{other} has subnet {server.subnet} too",
+                    "choose another, or leave it out",
+                )
+        ports: dict[tuple[bool, int], str] = {}
+        for section, items in (("services", server.services), ("vpn", server.vpn)):
+            for name, item in items.items():
+                here = (*where, section, name)
+                if name in names:
+                    document.add(
+                        here, f"{name!r} is there twice (also on {names[name]})", "choose another name", True
+                    )
+                names.setdefault(name, node)
+                protocol = item.protocol or getattr(item, "kind", "")
+                if protocol == "handshake":
+                    document.add(
+                        here, "a handshake service has no protocol", "add 'protocol: wireguard'", True
+                    )
+                    continue
+                port = item.port or CUSTOMARY_PORT[protocol]
+                other = ports.setdefault((is_tcp(protocol), port), name)
+                if other != name and port:
+                    document.add(
+                        here,
+                        f"{other} has port {port} of {node} too",
+                        "give it another port, or its own server",
+                        True,
+                    )
+
+
+def _known(document: Document, where: Where, name: str, known: dict, what: str) -> None:
+    if name not in known:
+        document.add(where, f"{name!r} is not the name of {what}", suggest(name, known))
