@@ -52,33 +52,40 @@ def percentile(
 ) -> Percentile:
     """A percentile of all samples, lost ones (None) counted as later than any other, with its order-statistics interval.
 
-    Needs as many samples as make the interval exist on both sides (see samples_needed): p50 6, p95 72, p99 368.
+    Needs one sample beyond the quantile on average, n >= 1/(1-quantile): p50 2, p95 20, p99 100 (as testbed/plan/figures.py
+    asks). A bound of the interval is None where no sample can give it: p99 has an upper one from 368 samples on.
     Nearest-rank, so the value is one that was measured. Interval after David and Nagaraja, Order Statistics, 7.1.
     """
-    n, needed = len(samples), samples_needed(quantile, confidence)
+    n, needed = len(samples), samples_needed(quantile)
     if n < needed:
         return Percentile(None, Interval(None, None), n, f"{n} samples; p{quantile * 100:g} needs {needed}")
     ordered = sorted(math.inf if sample is None else sample for sample in samples)
     low, high = _ranks(n, quantile, confidence)
     value = ordered[min(n, max(1, math.ceil(quantile * n))) - 1]
-    interval = Interval(_finite(ordered[low - 1]), _finite(ordered[high - 1]))
+    interval = Interval(
+        _finite(ordered[low - 1]) if low else None, _finite(ordered[high - 1]) if high else None
+    )
     lost = sum(1 for sample in samples if sample is None)
     if math.isinf(value):
         return Percentile(None, interval, n, f"{lost} of {n} were lost, so p{quantile * 100:g} is not finite")
     return Percentile(value, interval, n)
 
 
-def samples_needed(quantile: float, confidence: float = CONFIDENCE) -> int:
-    """The least n for which the smallest and the largest sample bound the quantile: q**n and (1-q)**n <= (1-confidence)/2."""
+def samples_needed(quantile: float) -> int:
+    """The least n of which one sample lies beyond the quantile on average."""
+    return math.ceil(round(1 / (1 - quantile), 9))
+
+
+def _ranks(n: int, quantile: float, confidence: float) -> tuple[int | None, int | None]:
+    """Ranks (from 1) between which the quantile lies; None where even the outermost sample is no bound.
+
+    The binomial distribution by its normal approximation, and exactly at the ends, where that is poor.
+    """
     tail = (1 - confidence) / 2
-    return max(math.ceil(math.log(tail) / math.log(each)) for each in (quantile, 1 - quantile))
-
-
-def _ranks(n: int, quantile: float, confidence: float) -> tuple[int, int]:
-    """Ranks (from 1) between which the quantile lies, by the binomial distribution's normal approximation with n*q*(1-q)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    half = z * math.sqrt(n * quantile * (1 - quantile))
-    return max(1, math.floor(n * quantile - half)), min(n, math.ceil(n * quantile + half) + 1)
+    half = NormalDist().inv_cdf(1 - tail) * math.sqrt(n * quantile * (1 - quantile))
+    low = max(1, math.floor(n * quantile - half)) if (1 - quantile) ** n <= tail else None
+    high = min(n, math.ceil(n * quantile + half) + 1) if quantile**n <= tail else None
+    return low, high
 
 
 def _finite(value: float) -> float | None:

@@ -38,14 +38,11 @@ class Records:
 def read_records(run_dir: Path) -> Records:
     """The records of a run. A missing file is an empty one and is named in `missing`. Raises OSError for others."""
     records = Records()
-    for name, kind, into in (
-        ("event", EventRecord, records.events),
-        ("flow", FlowRecord, records.flows),
-        ("probe", ProbeRecord, records.probes),
-        ("witness", WitnessRecord, records.witness),
-        ("audit", AuditRecord, records.audit),
-    ):
-        _read(run_dir / FILES[name], kind, into, records)
+    _read(run_dir / FILES["event"], EventRecord, records.events, records)
+    _read(run_dir / FILES["flow"], FlowRecord, records.flows, records)
+    _read(run_dir / FILES["probe"], ProbeRecord, records.probes, records)
+    _read(run_dir / FILES["witness"], WitnessRecord, records.witness, records)
+    _read(run_dir / FILES["audit"], AuditRecord, records.audit, records)
     records.events.sort(key=lambda event: event.t_ns)
     records.audit.sort(key=lambda line: line.t_ns)
     return records

@@ -1,0 +1,118 @@
+"""Why a false block or a false pass happened: policy, propagation, malfunction, overload or fail_mode (DESIGN §5).
+
+The policy as written is asked twice: with the ledger as it officially was, and with the copy the enforcer said it had.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from enforcer.policy import Policy
+from testbed.plan.plan import Plan
+from testbed.records import AuditRecord
+from testbed.score.outcomes import Judged
+from testbed.score.truth import Truth
+from testbed.score.written import written
+
+CAUSES = ("policy", "propagation", "malfunction", "overload", "fail_mode")
+
+# Failures that mean "too much at once" rather than "something is gone", whatever the policy says to do about them.
+_OVERLOADS = ("table-full", "queue-full", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    from_ns: int
+    until_ns: int
+    name: str
+    do: str
+
+
+class EnforcerHistory:
+    """What each enforcer said of itself over time: the serial it enforced, and the failure behaviours in force."""
+
+    def __init__(self, audit: Iterable[AuditRecord]) -> None:
+        self._applied: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._failures: dict[str, list[_Failure]] = defaultdict(list)
+        open_failures: dict[tuple[str, str], tuple[int, str]] = {}
+        for line in audit:
+            if line.kind == "applied" and line.data.get("serial") is not None:
+                self._applied[line.node].append((line.t_ns, int(line.data["serial"])))
+            elif line.kind == "failure":
+                name, has_begun, do = _failure(line.data)
+                if has_begun:
+                    open_failures.setdefault((line.node, name), (line.t_ns, do))
+                elif (begun := open_failures.pop((line.node, name), None)) is not None:
+                    self._failures[line.node].append(_Failure(begun[0], line.t_ns, name, begun[1]))
+        for (node, name), (from_ns, do) in open_failures.items():
+            self._failures[node].append(_Failure(from_ns, 2**62, name, do))
+
+    def serial_at(self, node: str, t_ns: int) -> int | None:
+        """The serial the enforcer's copy had; None before it had any."""
+        applied = self._applied[node]
+        at = bisect.bisect_right(applied, t_ns, key=lambda each: each[0])
+        return applied[at - 1][1] if at else None
+
+    def failures_at(self, node: str, t_ns: int) -> list[_Failure]:
+        return [each for each in self._failures[node] if each.from_ns <= t_ns <= each.until_ns]
+
+
+def explain(
+    judged: Judged, plan: Plan, policy: Policy | None, truth: Truth, history: EnforcerHistory
+) -> Judged:
+    """The attempt with its cause and why, if it is a false block or a false pass; any other as it is."""
+    if judged.outcome not in ("false_block", "false_pass"):
+        return judged
+    cause, why = _cause(judged, plan, policy, truth, history)
+    return replace(judged, cause=cause, why=why)
+
+
+def _cause(
+    judged: Judged, plan: Plan, policy: Policy | None, truth: Truth, history: EnforcerHistory
+) -> tuple[str, str]:
+    has_passed = judged.outcome == "false_pass"
+    t_ns, node = judged.proof_ns, judged.where
+    if not plan.enforcers or policy is None:
+        return "policy", "no enforcer stands in the way"
+    if node is None:
+        return "policy", "the traffic crosses no enforcer"
+    failures = history.failures_at(node, t_ns)
+    for failure in failures:
+        if failure.name in _OVERLOADS:
+            return "overload", f"{node} was in {failure.name}"
+    for failure in failures:
+        if failure.do == ("allow" if has_passed else "block"):
+            return "fail_mode", f"{node} did '{failure.do}' because of {failure.name}"
+    live = _live(judged, truth, t_ns)
+    official = written(judged.flow, policy, truth.entries_at(t_ns), live)
+    if official.passes == has_passed:
+        return "policy", f"the policy as written says {official.reason}"
+    serial, newest = history.serial_at(node, t_ns), truth.serial_at(t_ns)
+    if serial is None or serial < newest:
+        copy = written(judged.flow, policy, truth.entries_of_serial(serial or 0))
+        if copy.passes == has_passed:
+            return "propagation", f"{node} enforced serial {serial}, the ledger was at {newest}"
+    return (
+        "malfunction",
+        f"by its own copy (serial {serial}) {node} should have {'stopped' if has_passed else 'passed'} it",
+    )
+
+
+def _live(judged: Judged, truth: Truth, t_ns: int) -> tuple[int, int] | None:
+    """(registration, ns since its end) when a flow may still be under way from a time it was registered."""
+    name = judged.stream.registration
+    if name is None or judged.stream.probe != "tunnel-echo" or judged.outcome != "false_pass":
+        return None
+    ends = [when for when, before, _ in truth.transitions(name) if before == "active" and when <= t_ns]
+    return (truth.numbers.get(name, 1), t_ns - ends[-1]) if ends else None
+
+
+def _failure(data: dict[str, Any]) -> tuple[str, bool, str]:
+    """(name, whether it began, what the policy says to do) of a `failure` audit line (enforcer/audit.py)."""
+    name = str(data.get("failure") or data.get("name") or data.get("condition") or "unknown")
+    has_begun = data.get("state", data.get("is_begun", "begun")) in ("begun", "began", "active", True)
+    return name, has_begun, str(data.get("do") or data.get("behaviour") or "keep")
