@@ -106,7 +106,7 @@ class LabNode(mininet.node.Node):
             # controlling terminal, so that an interrupt written to it reaches the running command.
             cmd = ["setsid", "--ctty", *cmd[2:]]
             params["close_fds"] = True
-        with self.lab.inside(self.name):
+        with self.lab.inside(self.plan.name):
             return subprocess.Popen(list(cmd), **params)
 
     def _want_shell(self) -> None:
@@ -119,10 +119,9 @@ class LabIntf(mininet.link.Intf):
     """An interface of a lab; its address, MAC and state are asked from the kernel each time."""
 
     def __init__(self, node: LabNode, port: Port, link: LabLink) -> None:
-        self.port = port
-        super().__init__(
-            port.interface.name, node, link=link, mac=port.mac.hex(":"), moveIntfFn=lambda *_: None
-        )
+        self._lab, self._port, self._link = node.lab, port, link
+        super().__init__(port.interface.name, node, link=link, moveIntfFn=lambda *_: None)  # type: ignore[arg-type]
+        self.mac = port.mac.hex(":")
 
     def config(self, **_params: Any) -> dict[str, Any]:
         """Configured already."""
