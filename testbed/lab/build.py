@@ -79,6 +79,7 @@ class Lab:
         self._subscribers = {subscriber.name: subscriber for subscriber in plan.subscribers}
         self._daemons = Daemons()
         self._ports: dict[tuple[str, str], Port] = {}
+        self._ports_of: dict[str, list[Port]] = {}
         self._bridge_indexes: dict[tuple[str, str], int] = {}
         self._number_interfaces()
         self._addresses = NodeAddresses(self)
@@ -99,7 +100,7 @@ class Lab:
 
     def ports(self, node: str) -> list[Port]:
         """The ends of links at a node, in the plan's order."""
-        return [port for (at, _name), port in self._ports.items() if at == node]
+        return list(self._ports_of.get(node, ()))
 
     @contextmanager
     def inside(self, node: str) -> Iterator[None]:
@@ -203,12 +204,9 @@ class Lab:
         bridges: dict[str, list[Bridge]] = {}
         for bridge in self.plan.bridges:
             bridges.setdefault(bridge.node, []).append(bridge)
-        ports: dict[str, list[Port]] = {}
-        for (at, _name), port in self._ports.items():
-            ports.setdefault(at, []).append(port)
         for node in self.plan.nodes:
             with self.netlink(node.name) as connection:
-                connection.batch(self._configure(node, bridges.get(node.name, []), ports.get(node.name, [])))
+                connection.batch(self._configure(node, bridges.get(node.name, ())))
 
     def _number_interfaces(self) -> None:
         following: dict[str, int] = {}
@@ -224,6 +222,7 @@ class Lab:
                 index = following.get(interface.node, FIRST_INDEX)
                 following[interface.node] = index + 1
                 self._ports[key] = Port(interface, index, mac_of(*key))
+                self._ports_of.setdefault(interface.node, []).append(self._ports[key])
         for bridge in self.plan.bridges:
             index = following.get(bridge.node, FIRST_INDEX)
             following[bridge.node] = index + 1
@@ -241,7 +240,7 @@ class Lab:
         what = f"link {link.name} ({link.a.node}/{link.a.name} to {link.b.node}/{link.b.name})"
         return netlink_route.veth(ends[0], ends[1], MTU_BYTES, what)
 
-    def _configure(self, node: Node, bridges: Sequence[Bridge], ports: Sequence[Port]) -> Iterator[Request]:
+    def _configure(self, node: Node, bridges: Sequence[Bridge]) -> Iterator[Request]:
         who = f"node {node.name}"
         yield netlink_route.link_up(LOOPBACK_INDEX, f"{who}: lo up")
         for address in (node.loopback4, node.loopback6):
@@ -254,7 +253,7 @@ class Lab:
             for address in (*bridge.ipv4, *bridge.ipv6):
                 yield netlink_route.address_add(index, address, f"{what}: address {address}")
             yield netlink_route.link_up(index, f"{what}: up")
-        for port in ports:
+        for port in self.ports(node.name):
             what = f"{who}: {port.interface.name}"
             if port.interface.bridge is not None:
                 key = (node.name, port.interface.bridge)
