@@ -140,8 +140,8 @@ class Index:
         for shape, key in cells(entry, self.match):
             table = self.tables.get(shape, {})
             held = table.get(key)
-            numbers = held if isinstance(held, tuple) else () if held is None else (held,)
-            if number not in numbers:
+            numbers = held if isinstance(held, tuple) else (held,)
+            if held is None or number not in numbers:
                 continue
             rest = tuple(other for other in numbers if other != number)
             if not rest:

@@ -75,7 +75,7 @@ _FIRST_IDS = (1, 0x0F000000, 0x0F000001)
 
 def _openvpn_plain(shift: int) -> dict[int, tuple[Field, ...]]:
     """Client resets without tls-crypt-v2, by message length: opcode, session id (8), [HMAC, id (4), time (4)], acks 0, id 0."""
-    variants = {
+    variants: dict[int, tuple[Field, ...]] = {
         14: (
             Field(shift, 1, (_CLIENT_V2,)),
             Field(shift + 9, 1, (0,)),

@@ -1,0 +1,373 @@
+"""The nft dataplane: classification and allow maps in the kernel, table `inet allowlist`, forward hook, both families.
+
+One map a shape (enforcer.cells) gives the registration, which becomes the flow's conntrack mark; marked flows pass without being
+looked at again until their mark is in the set `cut`. Every change is one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from enforcer.allowlist import Allowlist, Delta, Entry
+from enforcer.cells import ANY, ANY_PORTLESS, PORTLESS, Change, Index, Shape
+from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, ruleset
+from enforcer.dataplanes.libnft import Nft
+from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
+from enforcer.dataplanes.nflog import NfLog
+from enforcer.decide import JUDGED_AGAIN, REVOKED, Fallback
+from enforcer.policy import Policy
+from enforcer.protocols import AH, ESP, GRE, L2TP_IP, TCP, TCP_PORTS, UDP, UDP_PORTS
+
+TABLE = "inet allowlist"
+LOG_GROUP = 4747
+MOST_CELLS = 2_000_000  # about 250 MB of kernel memory
+
+# linux/netfilter/nf_tables.h
+_GET_CHAIN, _GET_SET, _GET_OBJECT = 4, 10, 19
+_CHAIN_TABLE, _CHAIN_NAME, _SET_TABLE, _SET_NAME = 1, 3, 1, 2
+_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_DATA = 1, 2, 4
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
+_NFPROTO_INET = 1
+
+_CHUNK = 20_000  # elements in one command: bounds libnftables' memory
+_FEW = 8  # marks: so many listings sieved by the kernel cost less than one of everything
+
+
+class NftDataplane:
+    """In the network namespace it is made in. Raises DataplaneError when the kernel lacks something; see `shortcomings`."""
+
+    name = "nft"
+
+    def __init__(
+        self,
+        policy: Policy,
+        log_group: int = LOG_GROUP,
+        most_cells: int = MOST_CELLS,
+        use_library: bool = True,
+    ) -> None:
+        self._policy = policy
+        self._log_group = log_group
+        self._most_cells = most_cells
+        self._nft = Nft(use_library)
+        self._netfilter = Netfilter()
+        try:
+            self._log = NfLog(log_group)
+        except OSError as error:
+            raise DataplaneError(
+                f"cannot read NFLOG group {log_group}: {error.strerror}; another program reads it, or the kernel lacks "
+                "CONFIG_NETFILTER_NETLINK_LOG"
+            ) from error
+        self._index = Index(policy.match)
+        self._shapes: set[Shape] = set()
+        self._chains: dict[str, list[str]] = {}
+        self._generation = ""
+        self._fallback: Fallback = "keep"
+        self._cut: set[int] = set()
+        self._finishing: set[int] = set()
+
+    def load(self, allowlist: Allowlist) -> None:
+        index = Index(self._policy.match, allowlist.entries.values())
+        self._check_size(index)
+        generation = f"{time.time_ns():x}"
+        shapes = set(index.tables)
+        old_sets, old_chains = self._names(_GET_SET, _SET_NAME), self._names(_GET_CHAIN, _CHAIN_NAME)
+        maps = [ruleset.add_map(shape, generation, TABLE) for shape in shapes]
+        try:
+            self._nft.run("\n".join([f"add table {TABLE}", *maps]))
+            for command in _load_commands(index, generation):
+                self._nft.run(command)
+            finishing = {number for number in self._finishing if number not in index.entries}
+            cut = self._stale_marks(index) - finishing
+            chains = ruleset.chains(self._policy, shapes, generation, self._fallback, self._log_group)
+            self._nft.run(
+                "\n".join(self._switch(chains, cut, finishing, _stale(old_sets, generation), old_chains))
+            )
+        except DataplaneError:
+            self._drop_generation(shapes, generation)
+            raise
+        self._index, self._shapes, self._chains, self._generation = index, shapes, chains, generation
+        self._cut, self._finishing = cut, finishing
+
+    def apply(self, delta: Delta) -> None:
+        gone = {removal.registration for removal in delta.remove} & self._index.entries.keys()
+        before = {entry.registration: self._index.entries.get(entry.registration) for entry in delta.add}
+        removed = [self._index.entries[number] for number in gone]
+        removed += [
+            entry for entry in before.values() if entry is not None and entry.registration not in gone
+        ]
+        added = {entry.registration for entry in delta.add}
+        ended = gone - added
+        changes: list[Change] = []
+        try:
+            for entry in removed:
+                changes += self._index.remove(entry.registration)
+            for entry in delta.add:
+                changes += self._index.add(entry)
+            self._check_size(self._index)
+            self._nft.run("\n".join(self._commands(changes, ended, added)))
+        except DataplaneError:
+            self._undo(delta.add, removed)
+            raise
+        self._remember(ended, added)
+        # A registration that has new ends may have live flows at its old ones.
+        rechecked = added & (self._cut | self._finishing | {entry.registration for entry in removed})
+        self._cut -= added
+        self._finishing -= added
+        if rechecked:
+            self._recheck(rechecked)
+
+    def revoke(self, registrations: Iterable[int]) -> None:
+        ending = [number for number in registrations if number not in self._index.entries]
+        if not ending:
+            return
+        finishing = [number for number in ending if number in self._finishing]
+        commands = [_elements("add", "cut", ending)]
+        if finishing:
+            commands.append(_elements("delete", "finishing", finishing))
+        self._nft.run("\n".join(commands))
+        self._cut.update(ending)
+        self._finishing.difference_update(finishing)
+
+    def set_fallback(self, fallback: Fallback) -> None:
+        if fallback == self._fallback:
+            return
+        self._fallback = fallback
+        if self._chains:
+            self._nft.run("\n".join(self._chain_changes(self._shapes)))
+            self._adopt_chains(self._shapes)
+
+    def beat(self) -> None:
+        seconds = max(1, -(-self._policy.on_failure.agent_dead_after_ns // 1_000_000_000))
+        both = "ipv4, ipv6"
+        fresh = f"ipv4 timeout {seconds}s, ipv6 timeout {seconds}s"
+        # Adding what is there does not lengthen its life, deleting what is not there fails: so add, delete, add.
+        self._nft.run(
+            f"add element {TABLE} alive {{ {fresh} }}\ndelete element {TABLE} alive {{ {both} }}\n"
+            f"add element {TABLE} alive {{ {fresh} }}"
+        )
+
+    def sweep(self) -> int:
+        """Cut flows at documented ports are forgotten, for any packet of theirs is judged by its port; the others keep a mark
+        that stops them, for in the middle of a flow nothing else shows what they are."""
+        swept = 0
+        marks = set(self._cut)
+        for entry in self._tracked(marks):
+            if "ports" in self._policy.recognise_by and _shows_itself(entry):
+                swept += conntrack.delete(self._netfilter, entry)
+            else:
+                swept += conntrack.set_mark(self._netfilter, entry, REVOKED)
+        if marks:
+            self._nft.run(_elements("delete", "cut", sorted(marks)))
+            self._cut -= marks
+        return swept
+
+    def counters(self) -> dict[str, Count]:
+        counts = {}
+        wanted = attribute(_OBJECT_TABLE, b"allowlist\0")
+        for found in self._dump(_GET_OBJECT, wanted):
+            if found.get(_OBJECT_TABLE) != b"allowlist\0":
+                continue
+            data = attributes(found.get(_OBJECT_DATA, b""))
+            packets, size = (
+                int.from_bytes(data.get(kind, b""), "big") for kind in (_COUNTER_PACKETS, _COUNTER_BYTES)
+            )
+            counts[found[_OBJECT_NAME].rstrip(b"\0").decode()] = Count(packets, size)
+        return counts
+
+    def is_alive(self) -> bool:
+        return self._chains.keys() <= set(self._names(_GET_CHAIN, _CHAIN_NAME))
+
+    def fileno(self) -> int:
+        return self._log.fileno()
+
+    def events(self) -> list[Stop]:
+        return self._log.read()
+
+    def lost_events(self) -> int:
+        return self._log.lost
+
+    def close(self, remove: bool = False) -> None:
+        if remove:
+            self._nft.run(f"add table {TABLE}\ndelete table {TABLE}")
+        self._log.close()
+        self._netfilter.close()
+        self._nft.close()
+
+    def _check_size(self, index: Index) -> None:
+        cells = sum(map(len, index.tables.values()))
+        if cells > self._most_cells:
+            raise TableFull(
+                f"the allowlist has {cells} cells; this dataplane takes at most {self._most_cells}"
+            )
+
+    def _switch(
+        self,
+        chains: dict[str, list[str]],
+        cut: set[int],
+        finishing: set[int],
+        stale_maps: Iterable[str],
+        old_chains: Iterable[str],
+    ) -> Iterator[str]:
+        """The transaction that makes a loaded generation the one in force."""
+        yield from ruleset.objects(self._policy, TABLE)
+        yield ruleset.base_chain(TABLE)
+        for chain in chains:
+            yield f"add chain {TABLE} {chain}"
+        for chain in {*old_chains, *chains}:
+            yield f"flush chain {TABLE} {chain}"
+        yield f"flush set {TABLE} cut"
+        yield f"flush set {TABLE} finishing"
+        yield _elements("add", "cut", [*JUDGED_AGAIN, *cut])
+        if finishing:
+            yield _elements("add", "finishing", finishing)
+        for chain, rules in chains.items():
+            for rule in rules:
+                yield f"add rule {TABLE} {chain} {rule}"
+        for chain in old_chains:
+            if chain not in chains:
+                yield f"delete chain {TABLE} {chain}"
+        for name in stale_maps:
+            yield f"delete map {TABLE} {name}"
+
+    def _commands(self, changes: list[Change], ended: set[int], added: set[int]) -> Iterator[str]:
+        """One delta as a transaction."""
+        final: dict[tuple[Shape, tuple[int, int, int]], tuple[int | None, int | None]] = {}
+        for change in changes:
+            first = final.get((change.shape, change.key), (change.before, None))[0]
+            final[change.shape, change.key] = (first, change.after)
+        new = {shape for shape, _ in final if shape not in self._shapes}
+        for shape in new:
+            yield ruleset.add_map(shape, self._generation, TABLE)
+        deletes: dict[Shape, list[str]] = {}
+        adds: dict[Shape, list[str]] = {}
+        for (shape, key), (before, after) in final.items():
+            if before == after:
+                continue
+            element = ruleset.element_key(shape, key)
+            if before is not None:
+                deletes.setdefault(shape, []).append(f"{element} : {before}")
+            if after is not None:
+                adds.setdefault(shape, []).append(f"{element} : {after}")
+        for verb, batches in (("delete", deletes), ("add", adds)):
+            for shape, elements in batches.items():
+                name = ruleset.map_name(shape, self._generation)
+                yield f"{verb} element {TABLE} {name} {{ {', '.join(elements)} }}"
+        if new:
+            yield from self._chain_changes(self._shapes | new)
+        live = "cut" if self._policy.live_flows == "cut" else "finishing"
+        if ended:
+            yield _elements("add", live, ended)
+        for name, held in (("cut", self._cut), ("finishing", self._finishing)):
+            if held & added:
+                yield _elements("delete", name, held & added)
+
+    def _remember(self, ended: set[int], added: set[int]) -> None:
+        new = set(self._index.tables) - self._shapes
+        if new:
+            self._shapes |= new
+            self._adopt_chains(self._shapes)
+        (self._cut if self._policy.live_flows == "cut" else self._finishing).update(ended)
+
+    def _chain_changes(self, shapes: set[Shape]) -> Iterator[str]:
+        chains = ruleset.chains(self._policy, shapes, self._generation, self._fallback, self._log_group)
+        for chain, rules in chains.items():
+            if rules != self._chains.get(chain):
+                yield f"flush chain {TABLE} {chain}"
+                for rule in rules:
+                    yield f"add rule {TABLE} {chain} {rule}"
+
+    def _adopt_chains(self, shapes: set[Shape]) -> None:
+        self._chains = ruleset.chains(self._policy, shapes, self._generation, self._fallback, self._log_group)
+
+    def _undo(self, added: Iterable[Entry], removed: Iterable[Entry]) -> None:
+        for entry in added:
+            self._index.remove(entry.registration)
+        for entry in removed:
+            self._index.add(entry)
+
+    def _drop_generation(self, shapes: set[Shape], generation: str) -> None:
+        """Take away the maps of a load that failed; what was in force before still is."""
+        there = set(self._names(_GET_SET, _SET_NAME))
+        names = [ruleset.map_name(shape, generation) for shape in shapes]
+        doomed = [f"delete map {TABLE} {name}" for name in names if name in there]
+        if doomed:
+            self._nft.run("\n".join(doomed))
+
+    def _recheck(self, numbers: set[int]) -> None:
+        """Stop live flows of these registrations that their entries no longer cover."""
+        for entry in self._tracked(numbers):
+            if not self._covers(entry):
+                conntrack.set_mark(self._netfilter, entry, REVOKED)
+
+    def _covers(self, entry: conntrack.Tracked) -> bool:
+        now_ns = time.time_ns()
+        for kind in {shape.kind for shape in self._index.tables}:
+            ends = (entry.src, entry.src_port, entry.dst, entry.dst_port)
+            is_portless = kind in (*PORTLESS, ANY_PORTLESS)
+            if is_portless != (entry.protocol not in (TCP, UDP)):
+                continue
+            kind = "esp" if kind == ANY_PORTLESS else "wireguard" if kind == ANY else kind
+            found = self._index.find(entry.version, kind, *ends, now_ns)
+            if found is not None and found.registration == entry.mark:
+                return True
+        return False
+
+    def _tracked(self, marks: set[int]) -> list[conntrack.Tracked]:
+        if not marks:
+            return []
+        if len(marks) <= _FEW:
+            return [entry for mark in marks for entry in conntrack.tracked(self._netfilter, mark)]
+        return [entry for entry in conntrack.tracked(self._netfilter) if entry.mark in marks]
+
+    def _stale_marks(self, index: Index) -> set[int]:
+        """Marks of live flows whose registration is not in the list: what an earlier agent, or a revocation, left."""
+        marks = {entry.mark for entry in conntrack.tracked(self._netfilter)}
+        return {mark for mark in marks if mark < 1 << 31 and mark not in index.entries}
+
+    def _names(self, kind: int, name: int) -> list[str]:
+        return [
+            found[name].rstrip(b"\0").decode()
+            for found in self._dump(kind, b"")
+            if found.get(_SET_TABLE) == b"allowlist\0" and name in found
+        ]
+
+    def _dump(self, kind: int, wanted: bytes) -> Iterator[dict[int, bytes]]:
+        if kind == _GET_SET:
+            wanted = attribute(_SET_TABLE, b"allowlist\0")
+        try:
+            for _, data in self._netfilter.dump(SUBSYSTEM_NFTABLES, kind, _NFPROTO_INET, wanted):
+                yield attributes(data)
+        except FileNotFoundError:  # the table is not there
+            return
+
+
+def _load_commands(index: Index, generation: str) -> Iterator[str]:
+    for shape, table in index.tables.items():
+        name = ruleset.map_name(shape, generation)
+        elements = []
+        for key, held in table.items():
+            number = held[0] if isinstance(held, tuple) else held
+            elements.append(f"{ruleset.element_key(shape, key)} : {number}")
+            if len(elements) == _CHUNK:
+                yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
+                elements = []
+        if elements:
+            yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
+
+
+def _elements(verb: str, name: str, marks: Iterable[int]) -> str:
+    return f"{verb} element {TABLE} {name} {{ {', '.join(f'{mark:#x}' for mark in marks)} }}"
+
+
+def _stale(names: Iterable[str], generation: str) -> list[str]:
+    """Maps of other generations: their names end in ".GENERATION"."""
+    return [name for name in names if "." in name and not name.endswith(f".{generation}")]
+
+
+def _shows_itself(entry: conntrack.Tracked) -> bool:
+    """Whether every packet of the flow, in the direction it began in, says by number or port what it is."""
+    if entry.protocol in (ESP, AH, L2TP_IP, GRE):
+        return True
+    ports = TCP_PORTS if entry.protocol == TCP else UDP_PORTS
+    return entry.dst_port in ports

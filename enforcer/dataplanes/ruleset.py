@@ -1,0 +1,403 @@
+"""The nft ruleset that follows from a policy, as text. Pure; `decide` is what it must agree with, chain by chain.
+
+forward ─ clear/exempt by mark ─► accept            judge ─ numbers, named endpoints, ports, first messages ─► found-KIND
+        ├ a registration's mark ─► marked ─► accept     └─ nothing found ─► clear ─► accept, remembered in the mark
+        └ not judged, or judged again ─► judge      found-KIND ─ exempt? ─ allow-KIND (a map per shape) ─ otherwise-PROTOCOL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import collapse_addresses, ip_network
+
+from enforcer.cells import PORTLESS, Key, Shape, kinds_of
+from enforcer.decide import (
+    CLEAR,
+    EXEMPT,
+    FAIL_OPEN,
+    JUDGED_AGAIN,
+    OBSERVED,
+    POLICED,
+    Fallback,
+)
+from enforcer.packet import address_text
+from enforcer.policy import Exemption, NamedEndpoint, Policy
+from enforcer.protocols import (
+    FIRST_MESSAGES,
+    SERVICE_PORTS,
+    SERVICE_PORTS_OF_VPN,
+    TCP_PORTS,
+    UDP_PORTS,
+    Field,
+    FirstMessage,
+)
+
+
+def _ranges(ports: range, without: Iterable[int]) -> list[str]:
+    starts = [ports.start, *(port + 1 for port in sorted(without))]
+    ends = [*(port - 1 for port in sorted(without)), ports.stop - 1]
+    return [f"{first}-{last}" for first, last in zip(starts, ends, strict=True)]
+
+
+PASS_REASONS = ("not-vpn", "not-yet", "registered", "finishing", "exempt", "fail-open")
+STOP_REASONS = ("unregistered", "revoked", "fail-closed")
+UNSEEN = "unseen"  # the protocol of a flow that is stopped in its middle
+
+# The class of cells a packet is looked up in, and the protocol reports name.
+_KINDS = {
+    "wireguard": "wireguard",
+    "openvpn-udp": "openvpn-udp",
+    "openvpn-tcp": "openvpn-tcp",
+    "ikev2": "ikev2",
+    "esp": "esp",
+    "ah": "ah",
+    "l2tp": "l2tp",
+    "l2tp-ip": "l2tp",
+    "pptp": "pptp",
+    "gre": "pptp",
+    "openconnect": "openconnect",
+}
+_UNREGISTERED = (
+    f"{{ {', '.join(hex(mark) for mark, reason in JUDGED_AGAIN.items() if reason == 'unregistered')} }}"
+)
+_FAMILY = {4: "ip", 6: "ip6"}
+# One report a packet would let a flood drown the rest: at most so many a second for each reason and protocol.
+_LOG = "limit rate 1000/second burst 2000 packets log prefix"
+_NOT_A_SERVICE = f"!= {{ {', '.join(_ranges(SERVICE_PORTS, SERVICE_PORTS_OF_VPN))} }}"
+
+
+def objects(policy: Policy, table: str) -> list[str]:
+    """Commands that make the counters and sets every generation shares. They may be there already."""
+    protocols = [*dict.fromkeys(_KINDS[kind] for kind in _kinds(policy)), UNSEEN]
+    names = [*PASS_REASONS, *(stop_counter(reason, each) for reason in STOP_REASONS for each in protocols)]
+    commands = [f"add counter {table} {name}" for name in names]
+    commands += [f"add set {table} {name} {{ type mark; }}" for name in ("cut", "finishing")]
+    commands.append(f"add set {table} alive {{ type nf_proto; flags timeout; }}")
+    for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+        for name, key in (
+            ("flow", f"{address} . {address} . inet_service . inet_service"),
+            ("ends", f"{address} . {address}"),
+        ):
+            flags = "size 65536; flags dynamic,timeout; timeout 1m;"
+            commands.append(f"add set {table} police-{name}{version} {{ type {key}; {flags} }}")
+    return commands
+
+
+def stop_counter(reason: str, protocol: str) -> str:
+    return f"{reason}.{protocol}"
+
+
+def base_chain(table: str) -> str:
+    return f"add chain {table} forward {{ type filter hook forward priority filter - 10; policy accept; }}"
+
+
+def chains(
+    policy: Policy, shapes: Iterable[Shape], generation: str, fallback: Fallback, log_group: int
+) -> dict[str, list[str]]:
+    """Every chain's rules by the chain's name. shapes: those that have a map in this generation."""
+    found: dict[str, list[str]] = {
+        "forward": [
+            f'ct mark {CLEAR:#x} counter name "not-vpn" accept',
+            f'ct mark {EXEMPT:#x} counter name "exempt" accept',
+            'meta l4proto { icmp, icmpv6 } counter name "not-vpn" accept',
+            "ct mark != 0 ct mark != @cut goto marked",
+            "goto judge",
+        ],
+        "marked": _marked(policy, fallback),
+        "judge": _judge(policy),
+        # Apart from the match on 47: nft 1.0.6 aborts when it prints the two in one rule.
+        "judge-gre": ["@th,0,16 & 0x0007 == 1 @th,16,16 0x880b goto found-gre", "goto clear"]
+        if "pptp" in policy.governs
+        else [],
+        "judge-tcp": _judge_tcp(policy),
+        "judge-udp": _judge_udp(policy),
+        "answers": _answers(policy),
+        "clear": ["jump again", f'ct mark set {CLEAR:#x} counter name "not-vpn" accept'],
+        "again": _again(policy, fallback),
+        "police": _police(policy),
+    }
+    by_kind = list(shapes)
+    for kind in _kinds(policy):
+        protocol = _KINDS[kind]
+        found[f"found-{kind}"] = _found(policy, kind, fallback)
+        mine = sorted(
+            (shape for shape in by_kind if shape.kind in kinds_of(kind)),
+            key=lambda shape: (shape.version, shape.order),
+        )
+        found[f"allow-{kind}"] = [
+            f'ct mark set {_key_expression(shape, turned)} map @{map_name(shape, generation)} counter name "registered" accept'
+            for shape in mine
+            for turned in (False, True)
+        ]
+        found[f"otherwise-{protocol}"] = [
+            f"ct mark {_UNREGISTERED} goto unregistered-{protocol}",
+            f"ct mark @cut goto revoked-{protocol}",
+            f"goto unregistered-{protocol}",
+        ]
+    for protocol in [*dict.fromkeys(_KINDS[kind] for kind in _kinds(policy)), UNSEEN]:
+        for reason in STOP_REASONS:
+            found[f"{reason}-{protocol}"] = _stop(policy, reason, protocol, log_group)
+    return found
+
+
+def map_name(shape: Shape, generation: str) -> str:
+    ports = "port" if shape.has_port else "any"
+    return f"{shape.kind}{shape.version}_{shape.subscriber_bits}_{shape.endpoint_bits}_{ports}.{generation}"
+
+
+def add_map(shape: Shape, generation: str, table: str) -> str:
+    address = "ipv4_addr" if shape.version == 4 else "ipv6_addr"
+    parts = [address] * bool(shape.subscriber_bits) + [address] * bool(shape.endpoint_bits)
+    parts = (parts or ["nf_proto"]) + ["inet_service"] * shape.has_port
+    return f"add map {table} {map_name(shape, generation)} {{ type {' . '.join(parts)} : mark; }}"
+
+
+def element_key(shape: Shape, key: Key) -> str:
+    subscriber, endpoint, port = key
+    parts = []
+    if shape.subscriber_bits:
+        parts.append(address_text(shape.version, subscriber))
+    if shape.endpoint_bits:
+        parts.append(address_text(shape.version, endpoint))
+    if not parts:
+        parts.append(f"ipv{shape.version}")
+    if shape.has_port:
+        parts.append(str(port))
+    return " . ".join(parts)
+
+
+def _key_expression(shape: Shape, turned: bool) -> str:
+    family, width = _FAMILY[shape.version], 32 if shape.version == 4 else 128
+    subscriber, endpoint, port = ("daddr", "saddr", "sport") if turned else ("saddr", "daddr", "dport")
+    parts = []
+    for bits, end in ((shape.subscriber_bits, subscriber), (shape.endpoint_bits, endpoint)):
+        if bits:
+            mask = ((1 << bits) - 1) << (width - bits)
+            whole = f"{family} {end}"
+            parts.append(whole if bits == width else f"({whole} & {address_text(shape.version, mask)})")
+    if not parts:
+        parts.append("meta nfproto")  # nothing else says which family the map is for
+    if shape.has_port:
+        parts.append(f"th {port}")
+    return " . ".join(parts)
+
+
+def _kinds(policy: Policy) -> list[str]:
+    return [kind for kind, protocol in _KINDS.items() if protocol in policy.governs]
+
+
+def _marked(policy: Policy, fallback: Fallback) -> list[str]:
+    rules = []
+    if fallback == "block":
+        return ["goto fail-closed-unseen"]
+    if policy.on_failure.agent_dead == "block":
+        rules.append("meta nfproto != @alive goto fail-closed-unseen")
+    if policy.live_flows == "let-finish":
+        rules.append('ct mark @finishing counter name "finishing" accept')
+    return [*rules, 'counter name "registered" accept']
+
+
+def _again(policy: Policy, fallback: Fallback) -> list[str]:
+    """A flow that was VPN when it was judged, in its middle where no port says so: what it was it still is."""
+    if fallback == "allow":
+        return ['ct mark @cut counter name "fail-open" accept']
+    if fallback == "block":
+        return ["ct mark @cut goto fail-closed-unseen"]
+    rules = []
+    if policy.on_failure.agent_dead == "allow":
+        rules.append('ct mark @cut meta nfproto != @alive counter name "fail-open" accept')
+    if policy.on_failure.agent_dead == "block":
+        rules.append("ct mark @cut meta nfproto != @alive goto fail-closed-unseen")
+    return [
+        *rules,
+        f"ct mark {_UNREGISTERED} goto unregistered-unseen",
+        "ct mark @cut goto revoked-unseen",
+    ]
+
+
+def _found(policy: Policy, kind: str, fallback: Fallback) -> list[str]:
+    protocol = _KINDS[kind]
+    rules = [rule for exemption in policy.exempt for rule in _exempt(exemption, protocol, kind)]
+    dead = policy.on_failure.agent_dead
+    open_rules = [f"ct mark 0 ct mark set {FAIL_OPEN:#x}", 'counter name "fail-open" accept']
+    if fallback == "block":
+        return [*rules, f"goto fail-closed-{protocol}"]
+    if fallback == "allow":
+        return [*rules, f"jump allow-{kind}", *open_rules]
+    if dead == "block":
+        rules.append(f"meta nfproto != @alive goto fail-closed-{protocol}")
+    rules.append(f"jump allow-{kind}")
+    if dead == "allow":
+        rules += [f"meta nfproto != @alive {rule}" for rule in open_rules]
+    return [*rules, f"goto otherwise-{protocol}"]
+
+
+def _exempt(exemption: Exemption, protocol: str, kind: str) -> list[str]:
+    if exemption.protocols and protocol not in exemption.protocols:
+        return []
+    rules = []
+    for subscriber, endpoint, port in (("saddr", "daddr", "dport"), ("daddr", "saddr", "sport")):
+        for version in (4, 6):
+            ends = _ends(
+                version,
+                ((subscriber, exemption.subscriber_prefixes), (endpoint, exemption.endpoint_prefixes)),
+            )
+            if ends is None:
+                continue
+            ports = "" if kind in PORTLESS else _ports(port, exemption.endpoint_ports)
+            mark = f'ct mark set {EXEMPT:#x} counter name "exempt" accept'
+            rules.append(" ".join(part for part in (f"meta nfproto ipv{version}", ends, ports, mark) if part))
+    return rules
+
+
+def _named(named: NamedEndpoint) -> list[str]:
+    rules = []
+    for endpoint, port in (("daddr", "dport"), ("saddr", "sport")):
+        for version in (4, 6):
+            ends = _ends(version, ((endpoint, named.prefixes),))
+            if ends is not None:
+                parts = (
+                    "meta l4proto { tcp, udp }",
+                    ends,
+                    _ports(port, named.ports),
+                    f"goto found-{named.protocol}",
+                )
+                rules.append(" ".join(part for part in parts if part))
+    return rules
+
+
+def _ends(version: int, wanted: Iterable[tuple[str, tuple[str, ...]]]) -> str | None:
+    """Matches of addresses against prefixes; None when prefixes are wanted and none is of this version."""
+    parts = []
+    for end, prefixes in wanted:
+        mine = [prefix for prefix in prefixes if (":" in prefix) == (version == 6)]
+        if prefixes and not mine:
+            return None
+        if len(mine) == 1:
+            parts.append(f"{_FAMILY[version]} {end} {mine[0]}")
+        elif mine:
+            parts.append(" ".join((_FAMILY[version], end, "{", ", ".join(_apart(mine)), "}")))
+    return " ".join(parts)
+
+
+def _apart(prefixes: list[str]) -> list[str]:
+    """The prefixes without those inside others: an anonymous set takes no overlaps."""
+    return [str(network) for network in collapse_addresses(ip_network(prefix) for prefix in prefixes)]  # type: ignore[type-var]
+
+
+def _ports(name: str, ports: tuple[int, ...]) -> str:
+    return f"th {name} {{ {', '.join(map(str, sorted(set(ports))))} }}" if ports else ""
+
+
+def _judge(policy: Policy) -> list[str]:
+    rules = []
+    if "ah" in policy.governs:
+        # The kernel steps over an authentication header in IPv6: the header before it must be asked.
+        rules += [f"{header} nexthdr 51 goto found-ah" for header in ("ip6", "hbh", "rt", "dst", "frag")]
+        rules.append("meta l4proto 51 goto found-ah")
+    if "esp" in policy.governs:
+        rules.append("meta l4proto 50 goto found-esp")
+    if "l2tp" in policy.governs:
+        rules.append("meta l4proto 115 goto found-l2tp-ip")
+    if "pptp" in policy.governs:
+        rules.append("meta l4proto 47 goto judge-gre")
+    for named in policy.named_endpoints:
+        if named.protocol in policy.governs:
+            rules += _named(named)
+    return [*rules, "meta l4proto 6 goto judge-tcp", "meta l4proto 17 goto judge-udp", "goto clear"]
+
+
+def _judge_tcp(policy: Policy) -> list[str]:
+    rules = []
+    if "ports" in policy.recognise_by:
+        for port, protocol in _governed(TCP_PORTS, policy):
+            rules.append(f"tcp dport {port} tcp sport {_NOT_A_SERVICE} goto found-{protocol}")
+        for port, protocol in _governed(TCP_PORTS, policy):
+            flags = "tcp flags & (syn | ack) == syn | ack"
+            rules.append(f"tcp sport {port} tcp dport {_NOT_A_SERVICE} {flags} goto found-{protocol}")
+    rules += _first_messages(policy, "tcp")
+    # A raw load of a payload byte that is not there matches neither rule.
+    has_payload = ["@ih,0,8 0 goto clear", "@ih,0,8 != 0 goto clear"]
+    return [*rules, "jump again", *has_payload, 'counter name "not-yet" accept']
+
+
+def _judge_udp(policy: Policy) -> list[str]:
+    rules = []
+    if "ports" in policy.recognise_by:
+        ports = dict(_governed(UDP_PORTS, policy))
+        for port, protocol in ports.items():
+            rules.append(f"udp dport {port} udp sport {_NOT_A_SERVICE} goto found-{protocol}")
+        if ports:
+            rules.append(
+                f"udp sport {{ {', '.join(map(str, ports))} }} udp dport {_NOT_A_SERVICE} jump answers"
+            )
+    return [*rules, *_first_messages(policy, "udp"), "goto clear"]
+
+
+def _answers(policy: Policy) -> list[str]:
+    return [
+        f"udp sport {port} {_message(message)} goto found-{protocol}"
+        for port, protocol in _governed(UDP_PORTS, policy)
+        for message in FIRST_MESSAGES
+        if message.transport == "udp" and message.protocol == protocol
+    ]
+
+
+def _first_messages(policy: Policy, transport: str) -> list[str]:
+    if "first-packets" not in policy.recognise_by:
+        return []
+    return [
+        f"{_message(message)} goto found-{message.protocol}"
+        for message in FIRST_MESSAGES
+        if message.transport == transport and not message.from_server and message.protocol in policy.governs
+    ]
+
+
+def _message(message: FirstMessage) -> str:
+    parts = []
+    if message.lengths:
+        low, high = (length + 8 for length in message.lengths)  # the UDP header counts itself
+        parts.append(f"udp length {low}" if low == high else f"udp length {low}-{high}")
+    base, start = ("th", 64) if message.transport == "udp" else ("ih", 0)
+    parts += [_field(field, base, start) for field in message.fields]
+    return " ".join(parts)
+
+
+def _field(field: Field, base: str, start: int) -> str:
+    values = [f"{value:#x}" for value in field.values]
+    value = values[0] if len(values) == 1 else "{ " + ", ".join(values) + " }"
+    return f"@{base},{start + field.offset * 8},{field.size * 8} {'!= ' if field.is_absent else ''}{value}"
+
+
+def _governed(ports: dict[int, str], policy: Policy) -> list[tuple[int, str]]:
+    return [(port, protocol) for port, protocol in ports.items() if protocol in policy.governs]
+
+
+def _stop(policy: Policy, reason: str, protocol: str, log_group: int) -> list[str]:
+    rules = [
+        f'counter name "{stop_counter(reason, protocol)}"',
+        f'{_LOG} "{reason} {protocol}" group {log_group} snaplen 128',
+    ]
+    action = "observe" if policy.mode == "observe" else policy.action
+    if action == "observe":
+        return [*rules, f"ct mark 0 ct mark set {OBSERVED:#x}", "accept"]
+    if action == "police" and reason != "fail-closed":
+        return [*rules, f"ct mark 0 ct mark set {POLICED:#x}", "goto police"]
+    if action == "reject":
+        return [*rules, "meta l4proto tcp reject with tcp reset", "reject with icmpx admin-prohibited"]
+    return [*rules, "drop"]
+
+
+def _police(policy: Policy) -> list[str]:
+    if policy.police_bps is None:
+        return ["accept"]
+    rate = max(1, policy.police_bps // 8)
+    limit = f"limit rate over {rate} bytes/second burst {max(3000, rate // 4)} bytes"
+    rules = []
+    for version, family in _FAMILY.items():
+        ends = f"{family} saddr . {family} daddr"
+        rules.append(
+            f"meta l4proto {{ tcp, udp }} update @police-flow{version} {{ {ends} . th sport . th dport {limit} }} drop"
+        )
+        rules.append(f"meta l4proto != {{ tcp, udp }} update @police-ends{version} {{ {ends} {limit} }} drop")
+    return [*rules, "accept"]
