@@ -30,6 +30,7 @@ _TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
 _TCA_STATS_BASIC, _TCA_STATS_QUEUE = 1, 3
 _TCA_TBF_PARMS, _TCA_TBF_RATE64, _TCA_TBF_BURST = 1, 4, 6
 _TCA_HTB_PARMS, _TCA_HTB_INIT, _TCA_HTB_RATE64, _TCA_HTB_CEIL64 = 1, 2, 6, 7
+_TCA_NETEM_RATE, _TCA_NETEM_RATE64 = 6, 8
 _TCA_NETEM_LATENCY64, _TCA_NETEM_JITTER64, _TCA_NETEM_PRNG_SEED = 10, 11, 14
 _TCA_FIFO_OPTIONS = struct.Struct("=I")
 _TCMSG = struct.Struct("=BxxxiIII")
@@ -123,10 +124,11 @@ def qdisc_netem(
     handle: int = 0x20000,
     seed: int | None = None,
     change: bool = False,
+    keeps_order: bool = False,
 ) -> Request:
     """Delay (one-way, uniform within ±jitter_ns) and independent loss. A kernel without netem refuses it (ENOENT).
 
-    Jitter puts packets in another order, as netem's own does. seed needs Linux 6.6; older kernels ignore it.
+    Jitter puts packets in another order, as netem's own does, unless keeps_order. seed needs Linux 6.6; older kernels ignore it.
     limit_packets is how many may be on the way at once.
     """
     if not 0 <= loss_ratio <= 1:
@@ -144,6 +146,11 @@ def qdisc_netem(
     )
     options += attribute(_TCA_NETEM_LATENCY64, struct.pack("=q", delay_ns))
     options += attribute(_TCA_NETEM_JITTER64, struct.pack("=q", jitter_ns))
+    if keeps_order:
+        # With a rate of its own netem never sends a packet before the one in front of it (sch_netem.c, netem_enqueue);
+        # at a terabyte a second the rate itself adds nothing.
+        options += attribute(_TCA_NETEM_RATE, struct.pack("=IiIi", _U32_MAX, 0, 0, 0))
+        options += attribute(_TCA_NETEM_RATE64, struct.pack("=Q", 10**12))
     if seed is not None:
         options += attribute(_TCA_NETEM_PRNG_SEED, struct.pack("=Q", seed))
     return _qdisc(index, "netem", parent, handle, options, what, change)
