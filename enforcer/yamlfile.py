@@ -116,7 +116,7 @@ def parse(text: str, file: str) -> Document:
                 column,
                 "",
                 f"not YAML: {what}",
-                "check the quotes, brackets and indentation just before here",
+                _remedy(what),
             )
         )
         return document
@@ -201,6 +201,12 @@ def _scalar(node: ScalarNode, where: Where, document: Document) -> Any:
             return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         case _:
             return text
+
+
+def _remedy(what: str) -> str:
+    if what.startswith("mapping values are not allowed"):
+        return "put text that holds ': ' in quotes, or indent the line like the others of its mapping"
+    return "check the quotes, brackets and indentation just before here"
 
 
 def _kind(data: Any) -> str:
