@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,10 +64,8 @@ class World:
     def _send(self, request: bytes) -> None:
         if self._lifeline is None:
             return
-        try:
+        with suppress(BrokenPipeError):  # it has ended already
             os.write(self._lifeline, request)
-        except BrokenPipeError:
-            pass  # it has ended already
 
 
 @contextmanager
