@@ -100,6 +100,12 @@ class Script:
         if event.action in PORTAL_ACTIONS:
             for record in await asyncio.to_thread(stage.registrar.act, event.action, args["registration"]):
                 self._ledger(record)
+        elif event.action == "change-address-form":
+            prefixes = stage.prefixes_now(args["registration"])
+            for record in await asyncio.to_thread(
+                stage.registrar.change_address, args["registration"], prefixes
+            ):
+                self._ledger(record)
         elif event.action == "change-address":
             public4, public6 = await asyncio.to_thread(stage.change_address, args["subscriber"])
             data = {"subscriber": args["subscriber"], "public4": public4, "public6": public6}

@@ -19,7 +19,8 @@ from testbed.lab.nat import start_nat
 from testbed.lab.ready import NotReady, wait_ready
 from testbed.lab.routing import start_routing
 from testbed.lab.services import start_services
-from testbed.lab.vpn import VpnServers
+from testbed.lab.services_https import https_request, is_https_complete
+from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers, VpnUnavailable
 from testbed.lab.witness import Witnesses
 from testbed.plan.plan import Plan
 from testbed.records import FILES, EventRecord
@@ -72,7 +73,15 @@ class Stage:
         """Raises Broken, naming what did not come up or what was measured out of tolerance."""
         try:
             await self._prepare()
-        except (NotReady, LinksUnavailable, RegistryFailed, EnforcerFailed) as error:
+        except (
+            NotReady,
+            LinksUnavailable,
+            RegistryFailed,
+            EnforcerFailed,
+            VpnFailed,
+            VpnUnavailable,
+            FileNotFoundError,
+        ) as error:
             raise Broken(*_split(str(error))) from error
         except CalibrationFailed as error:
             raise Broken("a link is not what the plan asks for", str(error).splitlines()) from error
@@ -91,7 +100,7 @@ class Stage:
         routing = start_routing(self.lab)
         self._cleanup.callback(routing.close)
         registry = asyncio.create_task(asyncio.to_thread(self._start_registry)) if plan.authority else None
-        await asyncio.to_thread(wait_ready, self.lab)
+        await asyncio.to_thread(wait_ready, self.lab, routing)
         say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
         self.services = await asyncio.to_thread(start_services, self.lab)
         self._cleanup.callback(self.services.close)
@@ -119,7 +128,9 @@ class Stage:
         await asyncio.to_thread(self.servers.start)
         for node, address in self.servers.echo_endpoints():
             await asyncio.to_thread(self.services.add_echo, node, address)
-        self.clients = {tunnel.name: self.servers.client(tunnel) for tunnel in self.plan.tunnels}
+        self.clients: dict[str, VpnClient] = {
+            tunnel.name: self.servers.client(tunnel) for tunnel in self.plan.tunnels
+        }
 
     async def _start_enforcers(self, serial: int) -> None:
         assert self._registrar is not None and self.plan.policy is not None
@@ -157,7 +168,7 @@ class Stage:
             for tunnel in plan.tunnels
         }
         self.handshakes: dict[str, Handshake] = {}
-        self.https = self.services.https_request, self.services.is_https_complete
+        self.https = https_request, is_https_complete
 
     @property
     def registrar(self) -> Registrar:
@@ -187,6 +198,12 @@ class Stage:
         host.public6 = new6.split("/")[0] if new6 else host.public6
         return host.public4, host.public6
 
+    def prefixes_now(self, registration: str) -> list[str]:
+        """The addresses a registrant's line has at this moment, as they are written on the form."""
+        wanted = next(each for each in self.plan.registrations if each.name == registration)
+        host = self.hosts[wanted.subscriber]
+        return [f"{host.public4}/32", *([f"{host.public6}/128"] if host.public6 else [])]
+
     def begin_fault(self, name: str, args: dict[str, Any]) -> None:
         """Raises ValueError for an unknown kind, RuntimeError or OSError when it cannot be made."""
         self._faults[name] = faults.begin(self, args)
@@ -215,7 +232,7 @@ class Stage:
 
     def died(self) -> list[str]:
         """What has ended on its own since the start, one sentence each."""
-        died = [*self.links.health(), *self.servers.health()]
+        died = [*self.links.health(), *self.services.health(), *self.servers.health()]
         if self.enforcers is not None:
             died += [
                 f"the enforcer on {node} died; see logs/enforcer-{node}.log" for node in self.enforcers.dead()
