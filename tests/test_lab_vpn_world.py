@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from testbed.lab.build import Lab, build
-from testbed.lab.vpn import VpnClient, VpnServers
+from testbed.lab.nat import start_nat
+from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers
 from testbed.lab.vpn.echo import InnerEcho
-from testbed.plan.plan import Plan, StaticRoute, Tunnel, VpnServer
+from testbed.plan.plan import Nat, Plan, StaticRoute, Tunnel, VpnServer
 from tests.small_plan import small_plan
 
 BOUNDED = {"timers": "bounded"}
@@ -71,42 +76,250 @@ def tunnel(server: VpnServer, subscriber: str = "alice", host: int = 2, family=4
     return Tunnel(f"{subscriber}/{server.name}-{family}", subscriber, server.name, family, inner4, 0, 10**10)
 
 
+@pytest.mark.world
+@pytest.mark.parametrize("user", ["root", "user-namespace"])
+def test_each_protocol_carries_an_echo_over_both_families(user):
+    in_world("each_comes_up", user)
+
+
+def each_comes_up() -> None:
+    tunnels = (*(tunnel(s) for s in SERVERS), *(tunnel(s, "bob", 3, 6) for s in SERVERS))
+    with running(vpn_plan(tunnels)) as (_lab, servers):
+        asyncio.run(connect_all(servers, tunnels))
+        for each in tunnels:
+            flow = servers.client(each).outer_flow()
+            assert flow is not None
+            assert flow[1] == {4: "10.1.1.2", 6: "fd00:2:1::2"}[each.family], flow
+
+
+@pytest.mark.world
+def test_a_tunnel_stops_when_its_outer_flow_is_dropped_and_comes_back_after():
+    in_world("outer_flow_decides")
+
+
+def outer_flow_decides() -> None:
+    tunnels = (*(tunnel(s) for s in SERVERS), *(tunnel(s, "bob", 3) for s in SERVERS))
+    with running(vpn_plan(tunnels)) as (lab, servers):
+        asyncio.run(connect_all(servers, tunnels))
+        flows = [servers.client(t).outer_flow() for t in tunnels if t.subscriber == "alice"]
+        rules = "".join(
+            f"ip saddr {src} ip daddr {dst} {kind} sport {sport} {kind} dport {dport} drop; "
+            for kind, src, sport, dst, dport in flows
+        )
+        # These tunnels can open another TCP connection at once; the address pair decides for them.
+        nft(lab, f"table inet cut {{ chain c {{ type filter hook forward priority 0; {rules} }}; }}")
+        for each in tunnels:
+            answered = echoes(lab, each, count=8, spacing_s=0.02)
+            assert bool(answered) == (each.subscriber == "bob"), (each.name, answered)
+        nft(lab, "delete table inet cut")
+        for each in tunnels:
+            recovered(lab, each, within_s=10)
+
+
+@pytest.mark.world
+def test_two_clients_behind_one_address_share_a_server():
+    in_world("behind_one_address")
+
+
+def behind_one_address() -> None:
+    blocks = {"alice": ("10.1.1.2", 20000, 20499), "bob": ("10.2.1.2", 20500, 20999)}
+    plan = small_plan()
+    subscribers = tuple(
+        dataclasses.replace(
+            s,
+            addressing="nat",
+            public4="100.70.0.1",
+            port_first=blocks[s.name][1],
+            port_last=blocks[s.name][2],
+        )
+        for s in plan.subscribers
+    )
+    # Both lines are translated at the gateway: one public address, a block of ports for each.
+    nats = tuple(
+        Nat("gw", inside, "10.0.0.9", first, last, name) for name, (inside, first, last) in blocks.items()
+    )
+    tunnels = (*(tunnel(s) for s in SERVERS), *(tunnel(s, "bob", 3) for s in SERVERS))
+    with running(vpn_plan(tunnels, nats=nats, subscribers=subscribers), start_nat) as (_lab, servers):
+        asyncio.run(connect_all(servers, tunnels))
+        for each in tunnels:
+            flow = servers.client(each).outer_flow()
+            assert flow is not None
+            inside, first, last = blocks[each.subscriber]
+            assert flow[1] == inside
+            assert first <= flow[2] <= last, flow
+
+
+@pytest.mark.world
+def test_no_inner_packet_leaves_in_clear_before_the_tunnel_is_up():
+    in_world("no_leak")
+
+
+def no_leak() -> None:
+    tunnels = tuple(tunnel(s) for s in SERVERS)
+    with running(vpn_plan(tunnels)) as (lab, servers):
+        rules = "ip daddr 10.99.0.0/16 counter; ip saddr 10.1.1.2 drop"
+        nft(
+            lab, f"table inet leak {{ chain c {{ type filter hook forward priority 0; {rules}; }}; }}", "isp1"
+        )
+        assert leaked(lab) == 0
+        for each in tunnels:
+            echoes(lab, each, count=1)
+        assert leaked(lab) == len(tunnels)  # control: without a client they do leave
+        for each in tunnels:
+            servers.client(each).start()
+        for each in tunnels:
+            assert echoes(lab, each, count=5) == 0
+        assert leaked(lab) == len(tunnels)
+        nft(lab, "delete table inet leak", "isp1")
+        asyncio.run(connect_all(servers, tunnels))
+
+
+@pytest.mark.world
+def test_a_server_or_client_that_dies_is_named_with_its_log():
+    in_world("deaths_are_noticed")
+
+
+def deaths_are_noticed() -> None:
+    wireguard, openvpn = SERVERS[:2]
+    tunnels = (tunnel(wireguard), tunnel(openvpn))
+    with running(vpn_plan(tunnels, SERVERS[:2]), is_healthy=False) as (lab, servers):
+        asyncio.run(connect_all(servers, tunnels))
+        assert servers.health() == []
+        client = servers.client(tunnels[1])
+        kill(lab, "vpn-alice-fra-openvpn-4")
+        until(lambda: client.restarts == 1, 5)
+        recovered(lab, tunnels[1], within_s=10)
+        assert "alice/fra-openvpn-4 on alice: client ended with code -9" in servers.health()[0]
+        kill(lab, "vpn-fra-wireguard")
+        until(lambda: len(servers.health()) == 2, 5)
+        assert servers.health()[0].startswith("fra-wireguard on srv: server ended with code -9: ")
+        assert "no log" not in servers.health()[0]
+        servers.start_server("fra-wireguard")  # and it can be had back, for a client that begins anew
+        assert echoes(lab, tunnels[0], 2) == 0
+        servers.client(tunnels[0]).stop()
+        asyncio.run(connect_all(servers, tunnels[:1]))
+        assert len(servers.health()) == 1
+
+
+@pytest.mark.world
+def test_a_client_that_gives_up_is_started_again_until_it_gets_through():
+    in_world("openconnect_keeps_trying")
+
+
+def openconnect_keeps_trying() -> None:
+    each = tunnel(SERVERS[4])
+    with running(vpn_plan((each,), SERVERS[4:5])) as (lab, servers):
+        client = servers.client(each)
+        nft(lab, "table inet cut { chain c { type filter hook forward priority 0; tcp dport 443 reject; }; }")
+        client.start()
+        until(lambda: client.restarts >= 1, 10)
+        nft(lab, "delete table inet cut")
+        asyncio.run(client.up(10))
+        assert (
+            servers.health() == []
+        )  # giving up is how openconnect says "could not connect", not a fault of the lab
+
+
+@pytest.mark.world
+def test_a_server_that_cannot_start_is_an_error_that_names_it():
+    in_world("server_without_a_port")
+
+
+def server_without_a_port() -> None:
+    with build(vpn_plan((), SERVERS[1:4]), Path(tempfile.mkdtemp())) as lab:
+        with lab.inside("srv"):
+            taken = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+            taken.bind(("::", 1194))
+            taken.listen()
+        with taken, pytest.raises(VpnFailed, match=r"^fra-openvpn-tcp on srv: ended with code 1 .*in use"):
+            VpnServers(lab).__enter__()
+
+
 @contextmanager
-def running(plan: Plan) -> Iterator[tuple[Lab, VpnServers]]:
+def running(
+    plan: Plan, *more: Callable[[Lab], None], is_healthy: bool = True
+) -> Iterator[tuple[Lab, VpnServers]]:
     with build(plan, Path(tempfile.mkdtemp())) as lab:
+        for start in more:
+            start(lab)
         began = time.monotonic()
         with VpnServers(lab) as servers:
             print(f"{len(plan.servers)} servers up in {time.monotonic() - began:.3f} s")
             echo = InnerEcho(lab, servers.echo_endpoints())
             yield lab, servers
-            assert servers.health() == [], servers.health()
+            assert not is_healthy or servers.health() == [], servers.health()
             echo.close()
 
 
-async def connect(client: VpnClient) -> float:
-    await asyncio.to_thread(client.start)
-    took_s = await client.up(10)
-    print(f"{client.tunnel.name}: up after {took_s:.3f} s, outer flow {client.outer_flow()}")
-    return took_s
+async def connect_all(servers: VpnServers, tunnels: tuple[Tunnel, ...]) -> None:
+    async def connect(client: VpnClient) -> None:
+        await asyncio.to_thread(client.start)
+        took_s = await client.up(15)
+        print(f"{client.tunnel.name}: up after {took_s:.3f} s, outer flow {client.outer_flow()}")
+        assert client.state == "up"
+
+    await asyncio.gather(*(connect(servers.client(each)) for each in tunnels))
 
 
-def each_comes_up() -> None:
-    plan = vpn_plan(
-        (
-            *(tunnel(s) for s in SERVERS),
-            *(tunnel(s, "bob", 3, 6) for s in SERVERS),
-        )
-    )
+def echoes(lab: Lab, each: Tunnel, count: int, spacing_s: float = 0.0) -> int:
+    """How many of count echoes through the tunnel came back, each given a quarter of a second."""
+    server = next(s for s in lab.plan.servers if s.name == each.server)
+    answered = 0
+    with lab.inside(each.subscriber), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.settimeout(0.25 + spacing_s)
+        for number in range(count):
+            try:
+                probe.sendto(bytes((number,)), (server.inner_server4, 7))
+                answered += probe.recv(16) == bytes((number,))
+            except OSError:
+                continue
+    return answered
 
-    async def play(servers: VpnServers) -> None:
-        clients = [servers.client(t) for t in plan.tunnels]
-        results = await asyncio.gather(*(connect(c) for c in clients), return_exceptions=True)
-        for client, result in zip(clients, results, strict=True):
-            if isinstance(result, BaseException):
-                print("FAILED", client.tunnel.name, result)
 
-    with running(plan) as (_lab, servers):
-        asyncio.run(play(servers))
+def recovered(lab: Lab, each: Tunnel, within_s: float) -> None:
+    until(lambda: echoes(lab, each, 1) == 1, within_s, each.name)
+
+
+def until(is_so: Callable[[], bool], within_s: float, what: str = "") -> None:
+    end = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < end, f"{what} not within {within_s} s"
+        time.sleep(0.02)
+
+
+def nft(lab: Lab, command: str, node: str = "gw") -> None:
+    done = lab.cmd(node, ["nft", command])
+    assert done.returncode == 0, done.stderr
+
+
+def leaked(lab: Lab) -> int:
+    listing = lab.cmd("isp1", ["nft", "list", "table", "inet", "leak"]).stdout
+    return int(listing.partition("counter packets ")[2].split()[0])
+
+
+def kill(lab: Lab, log: str) -> None:
+    next(d for d in reversed(lab.daemons()) if d.name == log).process.kill()
+
+
+def in_world(script: str, user: str = "root") -> None:
+    """Run a script of this file in a private world; as root, or with no more rights than a user namespace gives."""
+    prepare = "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; ip link set lo up; exec "
+    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if user != "root" or os.geteuid() != 0:
+        unshare[1:1] = ["--user", "--map-root-user"]
+    argv = [
+        *unshare,
+        "sh",
+        "-ec",
+        prepare + '"$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "tests.test_lab_vpn_world",
+        script,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 if __name__ == "__main__":

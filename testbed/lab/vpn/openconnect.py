@@ -7,9 +7,10 @@ again. Option `dpd_s` turns on dead-peer detection, off by default: it turns rec
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from testbed.lab.vpn.keys import Certificate
-from testbed.lab.vpn.openvpn import tcp_port
+from testbed.lab.vpn.openvpn import local_port
 from testbed.lab.vpn.site import (
     START_DEADLINE_S,
     Site,
@@ -19,7 +20,6 @@ from testbed.lab.vpn.site import (
     missing_programs,
     netmask,
     prefix_length,
-    sockets_of,
 )
 from testbed.plan.plan import Tunnel, VpnServer
 
@@ -33,8 +33,6 @@ server-key = {dir}/key.pem
 ca-cert = {dir}/ca.pem
 tcp-port = {port}
 {udp}
-run-as-user = root
-run-as-group = root
 socket-file = {dir}/s
 pid-file = {dir}/pid
 isolate-workers = false
@@ -105,11 +103,24 @@ class OpenConnectServer:
         path = self.site.write("ocserv.conf", config)
         # ocserv has an interface for each client and none before the first: the echo needs its address all along.
         self.site.ip(f"address replace {self.server.inner_server4}/32 dev lo")
-        self.process = self.site.spawn(["ocserv", "--foreground", "--config", str(path)])
+        argv = ["ocserv", "--foreground", "--config", str(path)]
+        self.process = self.site.spawn(argv if _may_set_groups() else self._without_groups(argv))
         self.site.await_state(self._is_ready, "listened", self.process, START_DEADLINE_S)
 
     def stop(self) -> None:
         end_process(self.process)
+
+    def _without_groups(self, argv: list[str]) -> list[str]:
+        """The command where setgroups(2) is forbidden, as in an ordinary user's user namespace.
+
+        ocserv's workers always set their group, and end when they cannot, unless it is -1: "leave it alone". So ocserv
+        gets an /etc/group of its own in which its group has that number.
+        """
+        groups = self.site.write("group", "root:x:0:\nunchanged:x:4294967295:\n")
+        with (self.site.dir / "ocserv.conf").open("a", encoding="utf-8") as config:
+            config.write("run-as-group = unchanged\n")
+        bind = 'mount --bind "$0" /etc/group && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, str(groups), *argv]
 
     def _is_ready(self) -> bool:
         assert self.process is not None
@@ -146,11 +157,14 @@ class OpenConnectClient:
 
     def outer(self) -> tuple[str, int, int]:
         """Transport, local port, remote port: of the DTLS once it has a socket, else of the TLS connection (0: none)."""
-        if self.process is not None and self.process.poll() is None and _is_dtls(self.server):
-            for found in sockets_of(self.process.pid):
-                if found.transport == "udp" and found.remote_port == self.server.port:
-                    return "udp", found.local_port, self.server.port
-        return "tcp", tcp_port(self.process, self.server.port), self.server.port
+        if _is_dtls(self.server) and (port := local_port(self.process, "udp", self.server.port)):
+            return "udp", port, self.server.port
+        return "tcp", local_port(self.process, "tcp", self.server.port), self.server.port
+
+
+def _may_set_groups() -> bool:
+    """Whether this user namespace allows setgroups(2) (user_namespaces(7))."""
+    return Path("/proc/self/setgroups").read_text("ascii").strip() == "allow"
 
 
 def _is_dtls(server: VpnServer) -> bool:

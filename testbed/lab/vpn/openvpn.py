@@ -13,7 +13,6 @@ import subprocess
 from testbed.lab.vpn.keys import Certificate
 from testbed.lab.vpn.site import (
     START_DEADLINE_S,
-    OuterSocket,
     Site,
     end_process,
     is_bound,
@@ -104,13 +103,10 @@ class OpenVpnClient:
         authority: str,
         own: Certificate,
         wrap_key: str,
-        port: int,
     ) -> None:
-        """port: the local UDP port; over TCP each connection takes an ephemeral one."""
         self.site, self.tunnel, self.server = site, tunnel, server
         self.inner_interface = site.interface
         self.process: subprocess.Popen | None = None
-        self._port = port
         self._secrets = _secrets(authority, own, _wrap(server, wrap_key))
 
     def start(self) -> None:
@@ -119,9 +115,8 @@ class OpenVpnClient:
         config = "client\n" + _BOTH.format(interface=self.site.interface)
         config += f"proto {transport}{self.tunnel.family}{'-client' if transport == 'tcp' else ''}\n"
         config += f"remote {outer} {self.server.port}\nremote-cert-tls server\n"
-        config += (
-            f"lport {self._port}\nbind\n" if transport == "udp" else "nobind\nsocket-flags TCP_NODELAY\n"
-        )
+        # An ephemeral port for each connection: a server ignores a client that begins anew from its old session's port.
+        config += "nobind\n" if transport == "udp" else "nobind\nsocket-flags TCP_NODELAY\n"
         if self.server.options.get("timers") == "bounded":
             config += _BOUNDED[transport]
         path = self.site.write("client.conf", config + self._secrets)
@@ -132,19 +127,20 @@ class OpenVpnClient:
 
     def outer(self) -> tuple[str, int, int]:
         """Transport, local port (0: no socket now), remote port."""
-        if _transport(self.server) == "udp":
-            return "udp", self._port, self.server.port
-        return "tcp", tcp_port(self.process, self.server.port), self.server.port
+        transport = _transport(self.server)
+        return transport, local_port(self.process, transport, self.server.port), self.server.port
 
 
-def tcp_port(process: subprocess.Popen | None, remote_port: int) -> int:
-    """The local port of the process's TCP connection to remote_port, an established one first; 0 without any."""
+def local_port(process: subprocess.Popen | None, transport: str, remote_port: int) -> int:
+    """The local port of the process's socket towards remote_port, an established TCP connection first; 0 without any."""
     if process is None or process.poll() is not None:
         return 0
-    found: list[OuterSocket] = [
-        s for s in sockets_of(process.pid) if s.transport == "tcp" and s.remote_port == remote_port
+    found = [
+        each
+        for each in sockets_of(process.pid)
+        if each.transport == transport and each.remote_port in (remote_port, 0)
     ]
-    found.sort(key=lambda s: s.is_established, reverse=True)
+    found.sort(key=lambda each: (each.is_established, each.remote_port), reverse=True)
     return found[0].local_port if found else 0
 
 

@@ -229,9 +229,7 @@ class VpnServers:
             return ipsec.IpsecClient(site, tunnel, server, authority, own, ports, self._esp[node])
         if server.protocol == "openconnect":
             return openconnect.OpenConnectClient(site, tunnel, server, authority, own)
-        port = self._free_port(site, tunnel) if server.protocol == "openvpn-udp" else 0
-        wrap_key = self._wrap_keys[server.name]
-        return openvpn.OpenVpnClient(site, tunnel, server, authority, own, wrap_key, port)
+        return openvpn.OpenVpnClient(site, tunnel, server, authority, own, self._wrap_keys[server.name])
 
     def _common_name(self, tunnel: Tunnel) -> str:
         """A name for the certificate that is also a file name."""

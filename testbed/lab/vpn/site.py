@@ -18,6 +18,7 @@ from testbed.lab.build import Lab
 # An idle machine needs 0.05 to 0.4 s for any of the five (measured); a loaded one may need many times that.
 START_DEADLINE_S = 15.0
 _POLL_S = 0.004
+_RESERVED_PORTS = "/proc/sys/net/ipv4/ip_local_reserved_ports"  # of the thread's network namespace
 
 
 class VpnFailed(RuntimeError):
@@ -148,8 +149,9 @@ def is_bound(pid: int, transport: str, port: int) -> bool:
 
 
 def free_udp_port(site: Site, first: int | None, last: int | None, taken: set[int]) -> int:
-    """A UDP port free in the node for both families: from the top of first..last, or an ephemeral one.
+    """A UDP port free in the node: from the top of first..last, or an ephemeral one. It joins `taken`.
 
+    The kernel gives a port of `taken` to nobody who does not ask for it, so it is still free when the client starts.
     Raises VpnFailed when the block is used up.
     """
     candidates = [0] * 50 if first is None or last is None else [*range(last, first - 1, -1)]
@@ -165,6 +167,7 @@ def free_udp_port(site: Site, first: int | None, last: int | None, taken: set[in
                 found = probe.getsockname()[1]
                 if found not in taken:
                     taken.add(found)
+                    Path(_RESERVED_PORTS).write_text(",".join(map(str, sorted(taken))), "ascii")
                     return found
     raise VpnFailed(f"{site.name} on {site.node}: no free UDP port in its block {first}-{last}")
 
