@@ -37,6 +37,7 @@ class FileModel(BaseModel):
     )
 
     _where: Where = PrivateAttr(default=())
+    _is_whole: bool = PrivateAttr(default=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -44,12 +45,18 @@ class FileModel(BaseModel):
         model = handler(data)
         if isinstance(data, Placed):
             model._where = data.where
+            model._is_whole = data.is_whole
         return model
 
     @property
     def place(self) -> Where:
         """Where it stands in its file."""
         return self._where
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out because it was wrong; if not, that something is absent may be no mistake."""
+        return self._is_whole
 
 
 def refuse(what: str, fix: str) -> PydanticCustomError:
@@ -159,7 +166,25 @@ def _note(document: Document, model: type[FileModel], item: Any) -> None:
             document.add(where[:-1], f"{name!r} is missing", f"add '{name}: …'", at_key=True)
         case "literal_error":
             words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-            document.add(where, f"{_shown(value)} is not possible here", suggest(str(value), words))
+            document.add(where, f"{_shown(value)} is not possible here", suggest(str(value), words, 20))
+        case "string_pattern_mismatch":
+            document.add(
+                where,
+                f"{_shown(value)} is not possible here",
+                "write small letters, digits and '-', as in 'web-2'",
+            )
+        case "greater_than_equal" | "less_than_equal":
+            least = context.get("ge", context.get("le"))
+            what = "too small" if kind == "greater_than_equal" else "too large"
+            document.add(
+                where,
+                f"{value} is {what}",
+                f"write {'at least' if what == 'too small' else 'at most'} {least}",
+            )
+        case "too_short":
+            document.add(where, "it is empty", "write at least one", at_key=True)
+        case "too_long":
+            document.add(where, "there are too many", f"write at most {context['max_length']}", at_key=True)
         case "model_type" | "dict_type":
             document.add(where, f"{_shown(value)} is not a mapping", "write 'key: value' lines below it")
         case "list_type":
@@ -243,6 +268,7 @@ def _without(data: Any, places: list[Where]) -> Any:
     if isinstance(data, dict):
         kept = Placed(data)
         kept.where = data.where if isinstance(data, Placed) else ()
+        kept.is_whole = not here
         for key in here:
             kept.pop(key, None)
         for key, rest in below.items():

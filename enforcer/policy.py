@@ -283,7 +283,9 @@ def _cross_check(document: Document, model: PolicyFile) -> None:
                 f"{exemption.name!r} is there twice",
                 "give each exemption its own name",
             )
-        if not (exemption.protocols or exemption.endpoints or exemption.ports or exemption.subscribers):
+        if exemption.is_whole and not (
+            exemption.protocols or exemption.endpoints or exemption.ports or exemption.subscribers
+        ):
             document.add(
                 ("exempt", index),
                 "it exempts everything",

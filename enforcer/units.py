@@ -100,6 +100,8 @@ def render_rate(bps: int) -> str:
 
 def parse_ratio(value: object) -> float:
     """0..1 of "1%". Raises UnitError, also above 100%."""
+    if isinstance(value, float) and 0 < value < 1:
+        raise UnitError(f"'{value}' has no unit", f"write '{_plain(Decimal(repr(value)).scaleb(2))}%'")
     text = _text(value, "a share", "'1%' or '0.5%'", ("%",))
     if not re.fullmatch(RATIO_PATTERN, text):
         raise UnitError(f"{text!r} is not a share", "write a percentage: '1%' or '0.5%'")
@@ -121,8 +123,10 @@ def _text(value: object, kind: str, example: str, units: tuple[str, ...]) -> str
         raise UnitError(f"{kind} is needed here", f"write {example}")
     text = str(value).strip()
     if re.fullmatch(NUMBER, text):
-        choices = " or ".join(f"'{text}{unit}'" for unit in units)
-        raise UnitError(f"'{text}' has no unit", f"write {choices}")
+        written = [f"{text}{unit}" for unit in units]
+        if "s" in units and "." not in text and int(text) >= 60:
+            written[1:] = [render_duration(int(text) * NS_PER_S)]
+        raise UnitError(f"'{text}' has no unit", "write " + " or ".join(f"'{each}'" for each in written))
     if text.startswith("-") and re.match(NUMBER, text[1:]):
         raise UnitError(f"{text!r} is negative", f"write {example}")
     return text

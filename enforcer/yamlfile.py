@@ -42,9 +42,10 @@ class FileError(Exception):
 
 
 class Placed(dict):
-    """A mapping of a file that remembers where it stands."""
+    """A mapping of a file that remembers where it stands, and whether anything wrong has been left out of it."""
 
     where: Where = ()
+    is_whole: bool = True
 
 
 @dataclass(slots=True)
@@ -87,38 +88,21 @@ def read(path: Path, file: str | None = None) -> Document:
 def parse(text: str, file: str) -> Document:
     """Like read, from text."""
     document = Document(file)
-    for number, line in enumerate(text.splitlines(), 1):
-        indent = line[: len(line) - len(line.lstrip())]
-        if "\t" in indent and line.strip():
-            column = indent.index("\t") + 1
-            document.problems.append(
-                Problem(
-                    file,
-                    number,
-                    column,
-                    "",
-                    "a tab is used to indent",
-                    "indent with spaces (YAML forbids tabs)",
-                )
-            )
-    if document.problems:
-        return document
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         what = " ".join(str(error.problem or error.context or "not YAML").split())
-        document.problems.append(
-            Problem(
-                file,
-                line,
-                column,
-                "",
-                f"not YAML: {what}",
-                _remedy(what),
+        tab = _tab(text, line)
+        if tab is not None:
+            line, column = tab
+            problem = Problem(
+                file, line, column, "", "a tab is used to indent", "indent with spaces (YAML forbids tabs)"
             )
-        )
+        else:
+            problem = Problem(file, line, column, "", f"not YAML: {what}", _remedy(what))
+        document.problems.append(problem)
         return document
     except YAMLError as error:
         what = " ".join(str(error).split())
@@ -201,6 +185,15 @@ def _scalar(node: ScalarNode, where: Where, document: Document) -> Any:
             return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         case _:
             return text
+
+
+def _tab(text: str, last: int) -> tuple[int, int] | None:
+    """The first tab in the indentation of a line up to the last one looked at, for that is then what YAML stumbled over."""
+    for number, line in enumerate(text.splitlines()[:last], 1):
+        indent = line[: len(line) - len(line.lstrip())]
+        if "\t" in indent and line.strip():
+            return number, indent.index("\t") + 1
+    return None
 
 
 def _remedy(what: str) -> str:

@@ -25,16 +25,24 @@ def _crossed(plan: Plan, cut: tuple[str, ...], start: str, prefix: str) -> list[
     """Routers from `start` to the one that originates the prefix."""
     tables = best_routes(plan, cut)
     names = {system.number: system.node for system in plan.systems}
-    return [start, *(names[number] for number in tables[start][prefix].as_path)] if prefix in tables[start] else []
+    return (
+        [start, *(names[number] for number in tables[start][prefix].as_path)]
+        if prefix in tables[start]
+        else []
+    )
 
 
 def _gateways(path: list[str]) -> list[str]:
     return [node for node in dict.fromkeys(path) if node.startswith("gateway")]
 
 
-@pytest.mark.parametrize("cut", [(), ("AAE-1",), ("SMW4",), ("TW1",), ("AAE-1", "IMEWE"), ("mobile-a--gateway-a",)])
+@pytest.mark.parametrize(
+    "cut", [(), ("AAE-1",), ("SMW4",), ("TW1",), ("AAE-1", "IMEWE"), ("mobile-a--gateway-a",)]
+)
 @pytest.mark.parametrize("family", [4, 6])
-def test_both_directions_of_a_flow_cross_the_same_gateway_whatever_is_cut(plan: Plan, cut: tuple, family: int) -> None:
+def test_both_directions_of_a_flow_cross_the_same_gateway_whatever_is_cut(
+    plan: Plan, cut: tuple, family: int
+) -> None:
     prefix = {s.node: (s.prefixes4 if family == 4 else s.prefixes6) for s in plan.systems}
     isps = [node.name for node in plan.nodes if node.kind == "isp"]
     for isp in isps:

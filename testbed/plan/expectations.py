@@ -100,6 +100,8 @@ def _expectation(
         return None
     given = {key: getattr(file, key.replace("-", "_")) for key in _COMPARATORS}
     given = {key: value for key, value in given.items() if value is not None}
+    if not given and not file.is_whole:
+        return None
     if len(given) != 1:
         what = "nothing is expected of it" if not given else "there are several bounds"
         resolving.add(file.place, what, "write one of at-most, at-least, equals")
@@ -109,7 +111,7 @@ def _expectation(
     name = file.figure
     if file.figure == "outcome_count":
         if file.outcome is None:
-            resolving.add(file.place, "outcome_count of which outcome?", f"add 'outcome: {OUTCOMES[0]}'")
+            resolving.add(file.place, "outcome_count names no outcome", f"add 'outcome: {OUTCOMES[0]}'")
             return None
         if not resolving.known((*file.place, "outcome"), file.outcome, OUTCOMES, "an outcome"):
             return None

@@ -62,7 +62,7 @@ class Resolving:
         return found
 
 
-def select(resolving: Resolving, people: PeopleFile, is_needed: bool = True) -> list[Subscriber]:
+def select(resolving: Resolving, people: PeopleFile) -> list[Subscriber]:
     """The subscribers meant, in the topology's order. Notes a problem when there are none."""
     where = people.place
     subscribers = resolving.subscribers
@@ -72,8 +72,8 @@ def select(resolving: Resolving, people: PeopleFile, is_needed: bool = True) -> 
         chosen = set(resolving.names((*where, "who"), people.who, subscribers, "a subscriber"))
         return [subscriber for name, subscriber in subscribers.items() if name in chosen]
     if people.whoever is None:
-        if is_needed:
-            resolving.add(where, "it says of nobody", "add 'who: NAME' or 'whoever: {kind: company}'")
+        if people.is_whole:
+            resolving.add(where, "it names nobody", "add 'who: NAME' or 'whoever: {kind: company}'")
         return []
     found = _select(resolving, people.whoever)
     if not found:

@@ -24,7 +24,7 @@ def _names(value: object) -> list[str]:
 
 
 def _bound(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise refuse(f"'{value}' is not a bound", "write '5%', '150ms', '2Mbit', a whole number or a word")
     return value
 

@@ -127,7 +127,7 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
 
 def _actions(resolving: Resolving, file: EventFile, enforcers: list[str]) -> list[tuple[str, dict[str, Any]]]:
     given = [action for action in ACTIONS if getattr(file, action.replace("-", "_")) is not None]
-    if len(given) != 1:
+    if len(given) != 1 and (given or file.is_whole):
         what = "nothing happens then" if not given else "several things happen: " + ", ".join(given)
         fix = "add one of " + ", ".join(ACTIONS) if not given else "write an event for each"
         resolving.add(file.place, what, fix)
@@ -177,7 +177,7 @@ def _registrations(resolving: Resolving, where, names: list[str]) -> list[str]:
 
 def _fault(resolving: Resolving, at_ns: int, file: FaultFile, enforcers: list[str]) -> dict[str, Any] | None:
     where = file.place
-    if at_ns + file.for_ > resolving.duration_ns:
+    if at_ns <= resolving.duration_ns < at_ns + file.for_:
         room = render_duration(max(0, resolving.duration_ns - at_ns))
         resolving.add(
             (*where, "for"), "it lasts past the end", f"write at most '{room}', or lengthen 'duration'"
@@ -202,7 +202,7 @@ def _fault(resolving: Resolving, at_ns: int, file: FaultFile, enforcers: list[st
         if argument not in kind.arguments:
             resolving.add((*where, key), f"{file.kind} has no {key}", "remove it", True)
         args[argument] = value
-    if kind.needs_one_of and not any(argument in args for argument in kind.needs_one_of):
+    if file.is_whole and kind.needs_one_of and not any(argument in args for argument in kind.needs_one_of):
         resolving.add(where, f"{file.kind} changes nothing", "add one of " + ", ".join(_CHANGES))
     return args
 
@@ -211,7 +211,7 @@ def _set_link(resolving: Resolving, file: SetLinkFile) -> dict[str, Any] | None:
     changes = {
         argument: getattr(file, key) for key, argument in _CHANGES.items() if getattr(file, key) is not None
     }
-    if not changes:
+    if not changes and file.is_whole:
         resolving.add(file.place, "it changes nothing", "add one of " + ", ".join(_CHANGES))
     links = [link.name for link in resolving.network.links]
     is_known = resolving.known((*file.place, "link"), file.link, links, "a link")

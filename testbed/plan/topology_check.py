@@ -29,15 +29,28 @@ def check_topology(document: Document, topology: TopologyFile) -> None:
     """Notes every problem in the document."""
     _unique_names(document, topology)
     _unique_numbers(document, topology)
+    # What is broken has been left out of the model, but what refers to it is right.
+    names = _Names(document)
     for name, cable in (topology.cables or {}).items():
-        _cable(document, topology, ("cables", name), cable)
+        _cable(document, names, ("cables", name), cable)
     for name, isp in (topology.isps or {}).items():
-        _isp(document, topology, ("isps", name), isp)
+        _isp(document, topology, names, ("isps", name), isp)
     for name, subscriber in (topology.subscribers or {}).items():
-        _subscriber(document, topology, ("subscribers", name), subscriber)
-    _servers(document, topology)
+        _subscriber(document, topology, names, ("subscribers", name), subscriber)
+    _servers(document, topology, names)
     if topology.authority:
-        _known(document, ("authority", "at"), topology.authority.at, topology.isps or {}, "an ISP")
+        _known(document, ("authority", "at"), topology.authority.at, names.of("isps"), "an ISP")
+
+
+class _Names:
+    """The names in each section of the file as written."""
+
+    def __init__(self, document: Document) -> None:
+        self._data = document.data
+
+    def of(self, section: str) -> list[str]:
+        names = self._data.get(section)
+        return list(names) if isinstance(names, dict) else []
 
 
 def is_tcp(kind_or_protocol: str) -> bool:
@@ -81,28 +94,30 @@ def _unique_numbers(document: Document, topology: TopologyFile) -> None:
             seen.setdefault(router.asn, name)
 
 
-def _cable(document: Document, topology: TopologyFile, where: Where, cable: CableFile) -> None:
-    _known(document, (*where, "from"), cable.from_, topology.gateways or {}, "a gateway")
-    _known(document, (*where, "to"), cable.to, topology.places or {}, "a place abroad")
+def _cable(document: Document, names: _Names, where: Where, cable: CableFile) -> None:
+    _known(document, (*where, "from"), cable.from_, names.of("gateways"), "a gateway")
+    _known(document, (*where, "to"), cable.to, names.of("places"), "a place abroad")
 
 
-def _isp(document: Document, topology: TopologyFile, where: Where, isp: IspFile) -> None:
+def _isp(document: Document, topology: TopologyFile, names: _Names, where: Where, isp: IspFile) -> None:
     seen = set()
     for transit in isp.transit:
         at = (*transit.place, "gateway")
         if transit.gateway in seen:
             document.add(at, f"{transit.gateway!r} is there twice", "keep one of them")
         seen.add(transit.gateway)
-        _known(document, at, transit.gateway, topology.gateways or {}, "a gateway")
+        _known(document, at, transit.gateway, names.of("gateways"), "a gateway")
     if isp.exchange and not topology.exchange:
         document.add(
             (*where, "exchange"), "there is no exchange", "add 'exchange: {NAME: {asn: …}}', or write false"
         )
 
 
-def _subscriber(document: Document, topology: TopologyFile, where: Where, subscriber: SubscriberFile) -> None:
+def _subscriber(
+    document: Document, topology: TopologyFile, names: _Names, where: Where, subscriber: SubscriberFile
+) -> None:
     isps = topology.isps or {}
-    _known(document, (*where, "isp"), subscriber.isp, isps, "an ISP")
+    _known(document, (*where, "isp"), subscriber.isp, names.of("isps"), "an ISP")
     isp = isps.get(subscriber.isp)
     if isp and subscriber.address == "nat" and isp.cgnat is None:
         document.add(
@@ -112,8 +127,8 @@ def _subscriber(document: Document, topology: TopologyFile, where: Where, subscr
         )
 
 
-def _servers(document: Document, topology: TopologyFile) -> None:
-    sites = {**(topology.places or {}), **(topology.isps or {})}
+def _servers(document: Document, topology: TopologyFile, known: _Names) -> None:
+    sites = [*known.of("places"), *known.of("isps")]
     subnets: dict[tuple[str, int], str] = {}
     names: dict[str, str] = {}
     for node, server in (topology.servers or {}).items():
@@ -153,6 +168,6 @@ def _servers(document: Document, topology: TopologyFile) -> None:
                     )
 
 
-def _known(document: Document, where: Where, name: str, known: dict, what: str) -> None:
+def _known(document: Document, where: Where, name: str, known: list[str], what: str) -> None:
     if name not in known:
         document.add(where, f"{name!r} is not the name of {what}", suggest(name, known))

@@ -120,7 +120,8 @@ def _streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
         return _tunnel_streams(resolving, file)
     where = (*file.place, "to")
     if file.to is None:
-        resolving.add(file.place, f"{file.probe} has no destination", "add 'to: SERVICE'")
+        if file.is_whole:
+            resolving.add(file.place, f"{file.probe} has no destination", "add 'to: SERVICE'")
         return []
     services = {
         name: service for name, service in resolving.services.items() if _answers(service, file.probe)
