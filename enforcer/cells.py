@@ -140,8 +140,10 @@ class Index:
         for shape, key in cells(entry, self.match):
             table = self.tables.get(shape, {})
             held = table.get(key)
-            numbers = held if isinstance(held, tuple) else (held,)
-            if held is None or number not in numbers:
+            if held is None:
+                continue
+            numbers: tuple[int, ...] = held if isinstance(held, tuple) else (held,)
+            if number not in numbers:
                 continue
             rest = tuple(other for other in numbers if other != number)
             if not rest:
@@ -167,9 +169,12 @@ class Index:
         return found
 
     def find(
-        self, version: int, kind: str, src: int, src_port: int, dst: int, dst_port: int, now_ns: int
+        self, version: int, kind: str, src: int, src_port: int, dst: int, dst_port: int, now_ns: int | None
     ) -> Entry | None:
-        """The entry that covers a packet between these ends, in either direction, valid at now_ns (Unix); None without one."""
+        """The entry that covers a packet between these ends, in either direction; None without one.
+
+        It is valid at now_ns (Unix; None: whatever its validity).
+        """
         for shape in self.shapes(version, kind):
             table = self.tables[shape]
             for key in (shape.key(src, dst, dst_port), shape.key(dst, src, src_port)):
@@ -178,7 +183,7 @@ class Index:
                     continue
                 for number in held if isinstance(held, tuple) else (held,):
                     entry = self.entries[number]
-                    if is_valid(entry, now_ns):
+                    if now_ns is None or is_valid(entry, now_ns):
                         return entry
         return None
 

@@ -28,16 +28,15 @@ from enforcer.protocols import (
 )
 
 # What a flow's conntrack mark says. 1..2**31-1 is the registration that let it pass; 0 is not judged yet.
-UNJUDGED, CLEAR, EXEMPT, POLICED, OBSERVED, FAIL_OPEN = (
-    0,
-    1 << 31,
-    (1 << 31) + 1,
-    (1 << 31) + 2,
-    (1 << 31) + 3,
-    (1 << 31) + 4,
-)
-# A flow with one of these is looked at again at each packet, as one whose registration ended: it may be registered by now.
-JUDGED_AGAIN = (POLICED, OBSERVED, FAIL_OPEN)
+UNJUDGED = 0
+CLEAR, EXEMPT, POLICED, OBSERVED, FAIL_OPEN, REVOKED = (1 << 31 | number for number in range(6))
+# A flow with one of these is looked at again at each packet, for it may be registered by now; else this is what it is.
+JUDGED_AGAIN = {
+    POLICED: "unregistered",
+    OBSERVED: "unregistered",
+    FAIL_OPEN: "unregistered",
+    REVOKED: "revoked",
+}
 
 REASONS = {
     "not-vpn": "nothing documented marks the flow as a VPN the policy governs",
@@ -109,15 +108,13 @@ def decide(
         packet.protocol in (ICMP, ICMPV6) or not packet.version
     ):  # errors about any flow must reach their sender
         return Verdict("pass", "not-vpn", mark=mark)
-    has_registration = mark not in (UNJUDGED, *JUDGED_AGAIN)
-    if has_registration and fallback == "block":
-        return _stopped(policy, "fail-closed", None, mark)
-    if has_registration:
+    if mark != UNJUDGED and mark not in JUDGED_AGAIN:
         entry = allowlist.entries.get(mark)
-        if entry is not None and is_valid(entry, now_ns):
-            return Verdict("pass", "registered", mark, mark=mark)
-        if _may_finish(flow, policy, now_ns):
-            return Verdict("pass", "finishing", mark, mark=mark)
+        is_active = entry is not None and is_valid(entry, now_ns)
+        if is_active or _may_finish(flow, policy, now_ns):
+            if fallback == "block":
+                return _stopped(policy, "fail-closed", None, mark)
+            return Verdict("pass", "registered" if is_active else "finishing", mark, mark=mark)
     if packet.is_fragment:
         return Verdict("pass", "fragment", mark=mark)
 
@@ -133,7 +130,7 @@ def decide(
         return Verdict("pass", "registered", entry, found.protocol, entry)
     if fallback == "allow":
         return Verdict("pass", "fail-open", protocol=found.protocol, mark=mark or FAIL_OPEN)
-    return _stopped(policy, "revoked" if has_registration else "unregistered", found.protocol, mark)
+    return _stopped(policy, _standing(mark), found.protocol, mark)
 
 
 def recognise(packet: Packet, policy: Policy) -> Recognised | None:
@@ -220,7 +217,12 @@ def _unrecognised(packet: Packet, mark: int, policy: Policy, fallback: Fallback)
         return Verdict("pass", "fail-open", mark=mark)
     if fallback == "block":
         return _stopped(policy, "fail-closed", None, mark)
-    return _stopped(policy, "unregistered" if mark in JUDGED_AGAIN else "revoked", None, mark)
+    return _stopped(policy, _standing(mark), None, mark)
+
+
+def _standing(mark: int) -> str:
+    """Why a flow with this mark is stopped when no registration covers it."""
+    return "unregistered" if mark == UNJUDGED else JUDGED_AGAIN.get(mark, "revoked")
 
 
 def _stopped(policy: Policy, reason: str, protocol: str | None, mark: int) -> Verdict:

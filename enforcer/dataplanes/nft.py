@@ -301,14 +301,13 @@ class NftDataplane:
                 conntrack.set_mark(self._netfilter, entry, REVOKED)
 
     def _covers(self, entry: conntrack.Tracked) -> bool:
-        now_ns = time.time_ns()
         for kind in {shape.kind for shape in self._index.tables}:
             ends = (entry.src, entry.src_port, entry.dst, entry.dst_port)
             is_portless = kind in (*PORTLESS, ANY_PORTLESS)
             if is_portless != (entry.protocol not in (TCP, UDP)):
                 continue
             kind = "esp" if kind == ANY_PORTLESS else "wireguard" if kind == ANY else kind
-            found = self._index.find(entry.version, kind, *ends, now_ns)
+            found = self._index.find(entry.version, kind, *ends, None)
             if found is not None and found.registration == entry.mark:
                 return True
         return False

@@ -1,0 +1,148 @@
+"""The enforcer's command line: run, check, explain, status, reload, doctor. Thin: each command is one module's work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from enforcer.yamlfile import FileError
+
+
+class Problem(click.ClickException):
+    """A mistake of the user's: exit code 2, no traceback."""
+
+    exit_code = 2
+
+
+class Broken(click.ClickException):
+    """Something does not work here: exit code 3."""
+
+    exit_code = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """A VPN allowlist in the path of traffic: follows the registry's feed, drives a dataplane, keeps an audit."""
+
+
+_config = click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="enforcer.yaml; see docs/enforcer.md",
+)
+
+
+@main.command()
+@_config
+def run(config_file: Path) -> None:
+    """Enforce until SIGTERM. SIGHUP loads the whole list into the kernel again."""
+    from enforcer.daemon import run_agent
+    from enforcer.dataplanes import DataplaneError
+
+    try:
+        run_agent(config_file)
+    except (FileError, ValueError) as error:
+        raise Problem(str(error)) from error
+    except (DataplaneError, OSError) as error:
+        raise Broken(str(error)) from error
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def check(paths: tuple[Path, ...]) -> None:
+    """Check policies (*.policy.yaml) and configurations (other *.yaml); folders are searched. Needs no privileges."""
+    from enforcer.checking import check_files
+
+    problems, checked = check_files(paths)
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    if problems:
+        sys.exit(2)
+    click.echo(f"{checked} file{'s' if checked != 1 else ''} checked, no problems")
+
+
+@main.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+def status(config_file: Path, as_json: bool) -> None:
+    """Which serial the running enforcer enforces, how old it is, and what is broken."""
+    answer = _ask(config_file, "status")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    for key, value in answer.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {each}" for name, each in value.items()) or "none"
+        click.echo(f"{key.replace('_', ' '):<16} {'none' if value is None else value}")
+
+
+@main.command()
+@_config
+def reload(config_file: Path) -> None:
+    """Load the whole list into the kernel again."""
+    click.echo(f"loaded again: serial {_ask(config_file, 'reload')['serial']}")
+
+
+@main.command()
+@click.option(
+    "--audit", "audit_file", type=click.Path(path_type=Path), help="an audit file: why was this blocked?"
+)
+@click.option("--src", help="the address the packets came from")
+@click.option("--dst", help="the address they went to")
+@click.option("--at", help="when: 2024-11-10T16:00:00Z; blocks within --around of it")
+@click.option("--around", default="30s", show_default=True, help="how far from --at")
+@click.option(
+    "--policy", "policy_file", type=click.Path(path_type=Path), help="a policy: what would be decided?"
+)
+@click.option(
+    "--snapshot", "snapshot_file", type=click.Path(path_type=Path), help="a feed snapshot, signed or not"
+)
+@click.option("--packet", help='a packet without a flow yet: "SRC DST udp|tcp PORT", "SRC DST esp|ah|gre"')
+@click.option("--reasons", is_flag=True, help="list the words for reasons and what they mean")
+def explain(reasons: bool, **options: Any) -> None:
+    """Say why something was blocked (--audit), or what would be decided (--packet with --policy and --snapshot)."""
+    from enforcer import explain as words
+
+    try:
+        if reasons:
+            text = words.reasons()
+        elif options["audit_file"]:
+            keys = ("src", "dst", "at", "around")
+            text = words.explain_audit(options["audit_file"], **{key: options[key] for key in keys})
+        elif options["packet"] and options["policy_file"]:
+            text = words.explain_packet(options["packet"], options["policy_file"], options["snapshot_file"])
+        else:
+            raise Problem(
+                "write --audit FILE --src ADDRESS, or --packet '…' --policy FILE --snapshot FILE, or --reasons"
+            )
+    except (FileError, ValueError, OSError) as error:
+        raise Problem(str(error)) from error
+    click.echo(text)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+def doctor(as_json: bool) -> None:
+    """Say which dataplane can do what on this machine, and what each absence means."""
+    from enforcer.doctor import probe, render
+
+    findings = probe()
+    click.echo(json.dumps(findings, indent=2) if as_json else render(findings))
+
+
+def _ask(config_file: Path, command: str) -> Any:
+    from enforcer.config import load_config
+    from enforcer.control import NobodyListens, ask
+
+    try:
+        return ask(load_config(config_file).control, command)
+    except FileError as error:
+        raise Problem(str(error)) from error
+    except (NobodyListens, TimeoutError, ValueError, OSError) as error:
+        raise Broken(str(error)) from error

@@ -1,0 +1,56 @@
+"""What is broken now, and what the policy says about it. Pure state; the agent tells it what it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from enforcer.decide import Fallback
+from enforcer.policy import OnFailure
+
+# A share of few entries says nothing: revoking one of two is not a registry gone wrong. Below this many it never counts.
+SMALLEST_SHRINK = 10
+
+CONDITIONS = {
+    "no-allowlist-yet": "the enforcer has never had a good allowlist",
+    "registry-unreachable": "the registry does not answer",
+    "feed-stale": "the registry answers, but its newest message was issued long ago",
+    "feed-shrinks": "an update removes more of the list than the policy lets one update remove",
+    "signature-wrong": "a message is not signed by the registry's key",
+    "serial-wrong": "a message's serial goes back, or does not follow",
+    "table-full": "the allowlist does not fit the dataplane's table",
+    "dataplane-dead": "the dataplane's rules are gone or cannot be changed",
+}
+
+
+@dataclass(slots=True)
+class Conditions:
+    """begin and end return whether something changed; `fallback` is what all that last now come to."""
+
+    policy: OnFailure
+    lasting: dict[str, str] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, 0))
+
+    def behaviour(self, condition: str) -> str:
+        return getattr(self.policy, condition.replace("-", "_"))
+
+    def begin(self, condition: str) -> bool:
+        if condition in self.lasting:
+            return False
+        self.lasting[condition] = self.behaviour(condition)
+        self.times[condition] += 1
+        return True
+
+    def end(self, condition: str) -> bool:
+        return self.lasting.pop(condition, None) is not None
+
+    @property
+    def fallback(self) -> Fallback:
+        """ "block" wins over "allow", and both over "keep"."""
+        if "block" in self.lasting.values():
+            return "block"
+        return "allow" if "allow" in self.lasting.values() else "keep"
+
+
+def shrinks_too_much(before: int, removed: int, limit_ratio: float) -> bool:
+    """Whether an update that removes so many of so many entries counts as shrinking."""
+    return removed >= SMALLEST_SHRINK and removed > before * limit_ratio
