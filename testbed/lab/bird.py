@@ -27,6 +27,9 @@ CONNECT_DELAY_S = 1
 CONNECT_RETRY_S = 1
 ERROR_WAIT_S = (1, 2)
 HOLD_S = 9
+# At an exchange carrier says nothing: the router at the far end of a cut port sits behind a bridge. So the session with
+# the route server must find out, and its LAN carries no bulk load to ride out.
+EXCHANGE_HOLD_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +197,14 @@ def _kernel(plan: Plan, node: Node, family: int) -> str:
 
 def _session(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_server: bool) -> str:
     options = " rs client;" if peer.is_client else ""
+    hold_s = EXCHANGE_HOLD_S if peer.is_client or peer.is_route_server else HOLD_S
     return f"""protocol bgp '{peer.protocol(family)}' {{
   local {peer.local[family]} as {node.asn};
   neighbor {peer.remote[family]} as {peer.asn};{options}
   direct; check link on;
   connect delay time {CONNECT_DELAY_S}; connect retry time {CONNECT_RETRY_S};
   error wait time {ERROR_WAIT_S[0]}, {ERROR_WAIT_S[1]};
-  hold time {HOLD_S}; keepalive time {HOLD_S // 3};
+  hold time {hold_s}; keepalive time {hold_s // 3};
   graceful restart off;
   ipv{family} {{
     import filter {{

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ def forwarding_path(plan: Plan, fibs: Mapping[str, Fib], start: str, address: st
         route = _longest_match(fibs.get(here, ()), target)
         if route is None or route.is_reject:
             raise LookupError(f"{' > '.join(path)}: no route to {address}")
-        following = owner.get(route.gateway or str(target))
+        following = owner.get(str(ipaddress.ip_address(route.gateway)) if route.gateway else str(target))
         if following is None:
             raise LookupError(f"{' > '.join(path)}: nobody has {route.gateway or address}")
         if following in path:
@@ -90,12 +90,6 @@ def forwarding_path(plan: Plan, fibs: Mapping[str, Fib], start: str, address: st
 def read_all(lab: Namespaces, plan: Plan) -> dict[str, Fib]:
     """Every node's table."""
     return {node.name: read_fib(lab, node.name) for node in plan.nodes}
-
-
-def foreign_nodes(plan: Plan, path: Collection[str]) -> list[str]:
-    """The gateways and places abroad on a path; a domestic path has none."""
-    kinds = {node.name: node.kind for node in plan.nodes}
-    return [name for name in path if kinds[name] in ("gateway", "abroad")]
 
 
 def _longest_match(fib: Fib, target: ipaddress.IPv4Address | ipaddress.IPv6Address) -> FibRoute | None:
@@ -116,6 +110,8 @@ def _owners(plan: Plan) -> dict[str, str]:
     for end in [end for link in plan.links for end in (link.a, link.b)]:
         for address in (*end.ipv4, *end.ipv6):
             owner[_bare(address)] = end.node
+    for nat in plan.nats:
+        owner[nat.public4] = nat.node
     for bridge in plan.bridges:
         for address in (*bridge.ipv4, *bridge.ipv6):
             owner[_bare(address)] = bridge.node
