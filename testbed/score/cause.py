@@ -13,7 +13,7 @@ from typing import Any
 
 from enforcer.policy import Policy
 from testbed.plan.plan import Plan
-from testbed.records import AuditRecord
+from testbed.records import AuditRecord, FlowRecord
 from testbed.score.outcomes import Judged
 from testbed.score.truth import Truth
 from testbed.score.written import written
@@ -22,6 +22,9 @@ CAUSES = ("policy", "propagation", "malfunction", "overload", "fail_mode")
 
 # Failures that mean "too much at once" rather than "something is gone", whatever the policy says to do about them.
 _OVERLOADS = ("table-full", "queue-full", "cpu")
+
+# Repeats of a block are gathered into one line a second (enforcer/audit.py).
+_SAME_BLOCK_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,16 @@ class EnforcerHistory:
     def __init__(self, audit: Iterable[AuditRecord]) -> None:
         self._applied: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._failures: dict[str, list[_Failure]] = defaultdict(list)
+        self._blocks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         open_failures: dict[tuple[str, str], tuple[int, str]] = {}
         for line in audit:
             if line.kind == "applied" and line.data.get("serial") is not None:
                 self._applied[line.node].append((line.t_ns, int(line.data["serial"])))
+            elif line.kind == "block":
+                data = line.data
+                self._blocks[
+                    line.node, data.get("src"), data.get("src_port"), data.get("dst"), data.get("dst_port")
+                ].append(line.t_ns)
             elif line.kind == "failure":
                 name, has_begun, do = _failure(line.data)
                 if has_begun:
@@ -50,6 +59,14 @@ class EnforcerHistory:
                     self._failures[line.node].append(_Failure(begun[0], line.t_ns, name, begun[1]))
         for (node, name), (from_ns, do) in open_failures.items():
             self._failures[node].append(_Failure(from_ns, 2**62, name, do))
+
+    def says_blocked(self, node: str, flow: FlowRecord) -> bool:
+        """Whether the enforcer itself wrote down a block of this flow, in either direction, while the attempt ran."""
+        ends = [(flow.public_src, flow.src_port, flow.dst, flow.dst_port)]
+        ends.append((flow.dst, flow.dst_port, flow.public_src, flow.src_port))
+        times = [t_ns for each in ends for t_ns in self._blocks.get((node, *each), [])]
+        since_ns = flow.scheduled_ns - _SAME_BLOCK_NS
+        return any(since_ns <= t_ns <= flow.done_ns + _SAME_BLOCK_NS for t_ns in times)
 
     def serial_at(self, node: str, t_ns: int) -> int | None:
         """The serial the enforcer's copy had; None before it had any."""
@@ -93,7 +110,7 @@ def _cause(
         return "policy", f"the policy as written says {official.reason}"
     serial, newest = history.serial_at(node, t_ns), truth.serial_at(t_ns)
     if serial is None or serial < newest:
-        copy = written(judged.flow, policy, truth.entries_of_serial(serial or 0))
+        copy = written(judged.flow, policy, [] if serial is None else truth.entries_of_serial(serial))
         if copy.passes == has_passed:
             return "propagation", f"{node} enforced serial {serial}, the ledger was at {newest}"
     return (
@@ -112,7 +129,9 @@ def _live(judged: Judged, truth: Truth, t_ns: int) -> tuple[int, int] | None:
 
 
 def _failure(data: dict[str, Any]) -> tuple[str, bool, str]:
-    """(name, whether it began, what the policy says to do) of a `failure` audit line (enforcer/audit.py)."""
-    name = str(data.get("failure") or data.get("name") or data.get("condition") or "unknown")
-    has_begun = data.get("state", data.get("is_begun", "begun")) in ("begun", "began", "active", True)
-    return name, has_begun, str(data.get("do") or data.get("behaviour") or "keep")
+    """(condition, whether it began, what the policy says to do) of a `failure` line (enforcer/audit.py).
+
+    Lenient, for an enforcer under test may be somebody else's: what is not said explains nothing.
+    """
+    condition = str(data.get("condition", "")).replace("_", "-")
+    return condition, data.get("state") == "begun", str(data.get("behaviour", ""))

@@ -207,11 +207,10 @@ def _goodput(run: Run, where: dict[str, list[str]], from_ns: int, until_ns: int)
 
 def _fits_stream(plan: Plan, where: dict[str, list[str]]) -> Callable[[Stream], bool]:
     subscribers = {each.name: each for each in plan.subscribers}
-    tunnels = {each.name: each.server for each in plan.tunnels}
     registrations = {each.name: each.server for each in plan.registrations}
 
     def fits(stream: Stream) -> bool:
-        server = tunnels.get(stream.target) or registrations.get(stream.registration or "") or stream.target
+        server = registrations.get(stream.registration or "", stream.target)
         facts = {"stream": stream.name, "group": stream.group, "protocol": stream.protocol, "server": server}
         return _fits(where, {**_of_person(subscribers[stream.subscriber]), **facts})
 
@@ -232,14 +231,9 @@ def _fits_registration(plan: Plan, where: dict[str, list[str]]) -> Callable[[Reg
 
 
 def _fits_bulk(plan: Plan, where: dict[str, list[str]]) -> Callable[[Bulk], bool]:
-    subscribers = {each.name: each for each in plan.subscribers}
-    tunnels = {each.name: each.server for each in plan.tunnels}
-
-    def fits(bulk: Bulk) -> bool:
-        facts = {"stream": bulk.name, "server": tunnels.get(bulk.via or "", bulk.service)}
-        return _fits(where, {**_of_person(subscribers[bulk.subscriber]), **facts})
-
-    return fits
+    people = {each.name: _of_person(each) for each in plan.subscribers}
+    of_people = {key: wanted for key, wanted in where.items() if key in ("subscriber", "kind", "isp")}
+    return lambda bulk: _fits(of_people, people[bulk.subscriber])
 
 
 def _of_person(subscriber: Subscriber) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from testbed.plan.plan import Plan, Stream, Subscriber
 from testbed.records import FlowRecord
 from testbed.score.taps import Stop, Taps
+from testbed.score.troubles import Trouble, trouble_at
 from testbed.score.truth import Truth
 
 OUTCOMES = (
@@ -44,10 +45,19 @@ class Judged:
     cause: str | None = None
 
 
-def judge_all(
-    plan: Plan, flows: Iterable[FlowRecord], truth: Truth, taps: Taps, lost_by_witness: frozenset[str]
-) -> list[Judged]:
-    """Every attempt judged, in the order of scheduled time. lost_by_witness: enforcers whose witness lost packets.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known beside the plan: what the taps saw, enforcers whose witness lost packets, links in trouble, and the
+    enforcers' own word on blocks, which is asked only where the taps alone prove nothing."""
+
+    taps: Taps
+    lost_by_witness: frozenset[str] = frozenset()
+    troubles: Sequence[Trouble] = ()
+    says_blocked: Callable[[str, FlowRecord], bool] = lambda _node, _flow: False
+
+
+def judge_all(plan: Plan, flows: Iterable[FlowRecord], truth: Truth, evidence: Evidence) -> list[Judged]:
+    """Every attempt judged, in the order of scheduled time.
 
     Raises ValueError when a flow names a stream the plan does not have.
     """
@@ -60,7 +70,7 @@ def judge_all(
             raise ValueError(
                 f"flows.jsonl.gz: attempt {flow.id} is of stream {flow.stream!r}, which plan.json does not have"
             )
-        judged.append(_judge(flow, stream, subscribers[stream.subscriber], truth, taps, lost_by_witness))
+        judged.append(_judge(flow, stream, subscribers[stream.subscriber], truth, evidence))
     return judged
 
 
@@ -69,9 +79,9 @@ def _judge(
     stream: Stream,
     subscriber: Subscriber,
     truth: Truth,
-    taps: Taps,
-    lost_by_witness: frozenset[str],
+    evidence: Evidence,
 ) -> Judged:
+    taps, lost_by_witness = evidence.taps, evidence.lost_by_witness
     sent_ns = flow.sent_ns if flow.sent_ns is not None else flow.scheduled_ns
     entitled = truth.is_entitled(stream, flow.scheduled_ns, flow.done_ns)
 
@@ -107,6 +117,9 @@ def _judge(
         return judged(
             "harness_error", why=f"the witness at {sight.stop.node} lost packets; its word is no proof"
         )
+    trouble = trouble_at(evidence.troubles, sight.stop.node, sight.stop.at_ns)
+    if trouble is not None and not evidence.says_blocked(sight.stop.node, flow):
+        return judged("infra_down", "elsewhere", f"link {trouble.link} at {sight.stop.node} was in trouble")
     # A client may be silent for a while: what proves the stop is older than the attempt, and so is the state it was sent in.
     if sight.stop.at_ns < flow.scheduled_ns:
         before = truth.is_entitled(stream, sight.stop.at_ns, flow.done_ns)

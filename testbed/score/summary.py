@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from testbed.score.cause import EnforcerHistory, explain
 from testbed.score.figures import Measured, Run, delivered_ratio, false_block_ratio, false_pass_ratio
 from testbed.score.harm import Outage, Wait, longest_restore_ns, outages, person_ns, sessions_cut, waits
 from testbed.score.intervals import percentile
-from testbed.score.outcomes import OUTCOMES, Judged, judge_all
+from testbed.score.outcomes import OUTCOMES, Evidence, Judged, judge_all
 from testbed.score.reading import Records, read_records
 from testbed.score.taps import Taps
+from testbed.score.troubles import troubles
 from testbed.score.truth import Truth, truth_of
 from testbed.score.verdicts import Noise, Verdict, judge_expectation, outcome_of
 
@@ -45,7 +45,7 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     text = json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     part = run_dir / ".summary.json.part"
     part.write_text(text, encoding="utf-8")
-    os.replace(part, run_dir / "summary.json")
+    part.replace(run_dir / "summary.json")
 
 
 def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -97,10 +97,15 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
 
 def judged_attempts(plan: Plan, records: Records, truth: Truth) -> list[Judged]:
     """Every attempt with its outcome and cause, by scheduled time."""
-    taps = Taps(plan, records.witness)
-    judged = judge_all(plan, records.flows, truth, taps, _lost_by_witness(records.events))
-    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
     history = EnforcerHistory(records.audit)
+    evidence = Evidence(
+        Taps(plan, records.witness),
+        _lost_by_witness(records.events),
+        troubles(plan, records.events),
+        history.says_blocked,
+    )
+    judged = judge_all(plan, records.flows, truth, evidence)
+    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
     return [explain(each, plan, policy, truth, history) for each in judged]
 
 

@@ -16,6 +16,12 @@ LOOK_BACK_NS = 15_000_000_000
 # Witness buckets are 200 ms wide and a packet may cross one tap in one bucket and the other in the next.
 BUCKET_NS = 200_000_000
 
+# A packet sent into a tunnel reaches the gateway within this: access and transit delays of a country, and some queueing.
+OWN_NS = 400_000_000
+# Packets are held between a node's two taps for the delay of the link they came by (testbed/lab/holder_placement.py), and
+# may queue besides.
+_QUEUE_NS = 50_000_000
+
 # Ports of a VPN beside its own: IKE goes on at 4500 and starts at 500 (RFC 7296 section 2.23).
 _MORE_PORTS = {"ikev2": (500, 4500)}
 _PORTLESS = ("esp", "ah", "gre")
@@ -67,6 +73,7 @@ class Taps:
     def __init__(self, plan: Plan, records: Iterable[WitnessRecord]) -> None:
         self.nodes = tuple(placement.node for placement in plan.enforcers)
         self.count = 0
+        self._held_ns = {node: _longest_delay_ns(plan, node) + _QUEUE_NS for node in self.nodes}
         self._servers = {server.name: server for server in plan.servers}
         self._tunnels = {tunnel.name: self._servers[tunnel.server] for tunnel in plan.tunnels}
         # (node, side, src, dst) -> records by time; a pair of addresses has few flows at a time.
@@ -83,8 +90,11 @@ class Taps:
         sent_ns = flow.sent_ns if flow.sent_ns is not None else flow.scheduled_ns
         windows = [(sent_ns - BUCKET_NS, flow.done_ns)]
         if wanted.server is not None:
-            # Newest first: what the attempt itself sent says more than what the client sent before.
-            windows.append((flow.done_ns - LOOK_BACK_NS, flow.done_ns))
+            # First what the attempt itself may have sent, then what the client sent last before.
+            own = (
+                [(flow.sent_ns, min(flow.done_ns, flow.sent_ns + OWN_NS))] if flow.sent_ns is not None else []
+            )
+            windows = [*own, (flow.done_ns - LOOK_BACK_NS, flow.done_ns)]
         nodes: dict[str, None] = {}
         for since_ns, until_ns in windows:
             for node in self.nodes:
@@ -92,17 +102,19 @@ class Taps:
                 back = self._seen(node, ("outside", "inside"), wanted.reversed(), since_ns, until_ns)
                 if out.before or out.after or back.before or back.after:
                     nodes[node] = None
-                if stop := _stop(node, flow, out, back):
+                is_own = wanted.server is not None and since_ns == flow.sent_ns
+                if stop := _stop(node, flow, out, back, is_own):
                     return Sight(stop, tuple(nodes))
-            if nodes:
+            if nodes:  # seen, and not stopped
                 break
         return Sight(None, tuple(nodes))
 
     def _seen(self, node: str, sides: tuple[str, str], wanted: _Wanted, since_ns: int, until_ns: int) -> Seen:
         counts, lasts = [], []
-        for side in sides:
+        # What went in before the window's end comes out a little later.
+        for side, later_ns in zip(sides, (0, self._held_ns[node]), strict=True):
             rows = self._records.get((node, side, wanted.src, wanted.dst), [])
-            found = [row for row in _between(rows, since_ns, until_ns) if wanted.fits(row)]
+            found = [row for row in _between(rows, since_ns, until_ns + later_ns) if wanted.fits(row)]
             counts.append(sum(row.packets for row in found))
             lasts.append(max((row.last_ns for row in found), default=None))
         return Seen(counts[0], counts[1], lasts[0], lasts[1])
@@ -151,6 +163,16 @@ class _Wanted:
         return self.ports is None or self.ports[0] <= near <= self.ports[1]
 
 
+def _longest_delay_ns(plan: Plan, node: str) -> int:
+    links = {link.name for link in plan.links if node in (link.a.node, link.b.node)}
+    delays = [link.delay_ns + link.jitter_ns for link in plan.links if link.name in links]
+    for event in plan.events:
+        named = {event.args.get("link"), *event.args.get("at", ())}
+        if named & links:
+            delays.append(int(event.args.get("delay_ns") or 0) + int(event.args.get("jitter_ns") or 0))
+    return max(delays, default=0)
+
+
 def _between(rows: list[WitnessRecord], since_ns: int, until_ns: int) -> Iterable[WitnessRecord]:
     # Buckets are short, so records that began one bucket earlier are all that can reach into the window.
     at = bisect.bisect_left(rows, since_ns - BUCKET_NS, key=lambda row: row.first_ns)
@@ -161,15 +183,21 @@ def _between(rows: list[WitnessRecord], since_ns: int, until_ns: int) -> Iterabl
             yield row
 
 
-def _stop(node: str, flow: FlowRecord, out: Seen, back: Seen) -> Stop | None:
+def _stop(node: str, flow: FlowRecord, out: Seen, back: Seen, is_own: bool) -> Stop | None:
+    """is_own: a tunnel's packets around the attempt's own one. Which is its own cannot be told, so one lost is enough: the
+    attempt failed, and packets of its flow went into this enforcer just then and did not come out."""
     lost = out.lost + back.lost
     if not lost:
         return None
-    request = out.last_before_ns is not None and (out.after == 0 or out.is_stopped_at_end)
-    reply = back.last_before_ns is not None and (back.after == 0 or back.is_stopped_at_end)
-    missing = flow.sent - flow.received
+    request, reply = (
+        seen.last_before_ns is not None
+        and seen.lost > 0
+        and (is_own or seen.after == 0 or seen.is_stopped_at_end)
+        for seen in (out, back)
+    )
     if flow.probe == "voice" and flow.sent > 1:
         # Part of a stream came through: the enforcer is to blame if most of what is missing went missing there.
+        missing = flow.sent - flow.received
         request, reply = (2 * lost >= missing and seen.lost > 0 for seen in (out, back))
     if request:
         return Stop(node, "request", out.last_before_ns or 0, lost)

@@ -117,5 +117,4 @@ def truth_of(plan: Plan, events: Iterable[EventRecord]) -> Truth:
         state = data.get("state") or _STATE_AFTER.get(str(data.get("action")), changes[name][-1].state)
         changes[name].append(Change(event.t_ns, name, state, serial))
         serials.append((event.t_ns, max(serial, serials[-1][1] if serials else 0)))
-    # What was seeded is in every copy an enforcer may hold, whatever serial the seeding reached.
     return Truth({each.name: each for each in plan.registrations}, changes, numbers, serials)

@@ -64,10 +64,9 @@ def _verdict(expectation: Expectation, run: Run, seen: Measured, noise: Noise) -
             return "inconclusive", reason
     if noise.reasons and (name.startswith("rtt_") or name == "goodput_bps"):
         return "inconclusive", f"the machine was too noisy for it: {noise.reasons[0]}"
-    if noise.reasons and figure.unit == "s" and isinstance(seen.value, float):
-        # A wait of seconds is spoilt by late probes only where they could have moved it over the bound.
-        if abs(seen.value - float(expectation.bound)) <= noise.lag_max_s + _LOOP_SLACK_S:
-            return "inconclusive", f"too near the bound for a noisy machine: {noise.reasons[0]}"
+    # A wait of seconds is spoilt by late probes only where they could have moved it over the bound.
+    if noise.reasons and figure.unit == "s" and _is_near(seen.value, expectation.bound, noise.lag_max_s):
+        return "inconclusive", f"too near the bound for a noisy machine: {noise.reasons[0]}"
     return ("passed" if _holds(seen.value, expectation) else "failed"), seen.reason
 
 
@@ -82,6 +81,12 @@ def _holds(value: float | str, expectation: Expectation) -> bool:
             return value >= bound
         case "equals":
             return math.isclose(value, bound, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _is_near(value: float | str, bound: float | str, lag_max_s: float) -> bool:
+    if isinstance(value, str) or isinstance(bound, str):
+        return False
+    return abs(value - bound) <= lag_max_s + _LOOP_SLACK_S
 
 
 def _too_many_errors(expectation: Expectation, run: Run) -> str:
