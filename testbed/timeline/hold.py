@@ -1,0 +1,65 @@
+"""`python -m testbed.timeline.hold FOLDER`, inside a world: brings the stage of FOLDER/plan.json up and holds it until SIGINT.
+
+Says its progress on standard output, at last "ready" or "failed" (with details). While it holds, health.json lists what
+has ended by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from testbed.lab.capture import capturing
+from testbed.lab.interactive import KeptLab, read_lab
+from testbed.plan.plan import Plan
+from testbed.plan.store import read_plan
+from testbed.timeline.progress import Progress
+from testbed.timeline.stage import Broken, Stage, StageOptions
+
+_HEALTH_INTERVAL_S = 1.0
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    return asyncio.run(_hold(folder, read_lab(folder), read_plan(folder / "plan.json")))
+
+
+async def _hold(folder: Path, lab: KeptLab, plan: Plan) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    progress = Progress()
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        with Stage(plan, folder, StageOptions(links=lab.links), progress) as stage:
+            preparing = asyncio.create_task(stage.prepare())
+            await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not preparing.done():
+                preparing.cancel()
+                return 130
+            await preparing
+            with capturing(stage.lab, lab.captures, folder / "captures"):
+                progress.say("ready", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
+                await _watch(stage, folder / "health.json", stopped)
+    except (Broken, RuntimeError, OSError, ValueError) as error:
+        details = error.details if isinstance(error, Broken) else []
+        print(json.dumps({"phase": "failed", "text": str(error), "details": details}), flush=True)
+        return 3
+    return 0
+
+
+async def _watch(stage: Stage, health: Path, stopped: asyncio.Task[bool]) -> None:
+    written: list[str] = []
+    while not stopped.done():
+        died = stage.died()
+        if died != written:
+            health.write_text(json.dumps(died), encoding="utf-8")
+            written = died
+        await asyncio.wait({stopped}, timeout=_HEALTH_INTERVAL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
