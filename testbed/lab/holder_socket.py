@@ -23,8 +23,8 @@ class _Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
 
-class _Message(ctypes.Structure):
-    """struct mmsghdr (recvmmsg(2))."""
+class _Header(ctypes.Structure):
+    """struct msghdr (recvmsg(2))."""
 
     _fields_ = [
         ("name", ctypes.c_void_p),
@@ -34,8 +34,13 @@ class _Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("received", ctypes.c_uint),
     ]
+
+
+class _Message(ctypes.Structure):
+    """struct mmsghdr (recvmmsg(2))."""
+
+    _fields_ = [("header", _Header), ("received", ctypes.c_uint)]
 
 
 _recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
@@ -59,8 +64,8 @@ class QueueSocket:
         )
         self._messages = (_Message * self.slots)()
         for number in range(self.slots):
-            self._messages[number].iov = ctypes.pointer(self._iovecs[number])
-            self._messages[number].iov_length = 1
+            self._messages[number].header.iov = ctypes.pointer(self._iovecs[number])
+            self._messages[number].header.iov_length = 1
         self._messages_at = ctypes.addressof(self._messages)
         self._index: dict[int, int] = {}
         self.overflows = 0
