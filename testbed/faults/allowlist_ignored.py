@@ -52,42 +52,36 @@ def _watch(lab: FaultLab, node: str, healed: threading.Event) -> None:
 
 def _step_over(lab: FaultLab, node: str) -> int:
     """Put the rule at the head of each lookup that lacks it; returns how many lookups there are."""
-    lookups, ours = _lookups(lab, node), {chain for chain, _handle in _ours(lab, node)}
-    missing = [chain for chain in lookups if chain not in ours]
+    objects = _table(lab, node)
+    lookups = [each["chain"]["name"] for each in objects if "chain" in each]
+    lookups = [name for name in lookups if name.startswith(_LOOKUPS)]
+    done = {chain for chain, _handle in _ours(objects)}
+    missing = [name for name in lookups if name not in done]
     if missing:
-        commands = "; ".join(
-            f'insert rule inet {TABLE} {chain} return comment "{_COMMENT}"' for chain in missing
-        )
-        run(lab, node, ["nft", commands])
+        commands = [f'insert rule inet {TABLE} {name} return comment "{_COMMENT}"' for name in missing]
+        run(lab, node, ["nft", "; ".join(commands)])
         run(lab, node, ["conntrack", "-F"])
     return len(lookups)
 
 
 def _heal(lab: FaultLab, node: str) -> None:
     """Take our rules out again; a table the agent has rebuilt meanwhile has none."""
-    handles = _ours(lab, node)
-    if handles:
-        commands = "; ".join(f"delete rule inet {TABLE} {chain} handle {handle}" for chain, handle in handles)
-        run(lab, node, ["nft", commands])
+    rules = _ours(_table(lab, node))
+    if rules:
+        commands = [f"delete rule inet {TABLE} {chain} handle {handle}" for chain, handle in rules]
+        run(lab, node, ["nft", "; ".join(commands)])
 
 
-def _ours(lab: FaultLab, node: str) -> list[tuple[str, int]]:
-    return [
-        (entry["chain"], entry["handle"])
-        for entry in _table(lab, node, "rule")
-        if entry.get("comment") == _COMMENT
-    ]
+def _ours(objects: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    rules = [each["rule"] for each in objects if "rule" in each]
+    return [(rule["chain"], rule["handle"]) for rule in rules if rule.get("comment") == _COMMENT]
 
 
-def _lookups(lab: FaultLab, node: str) -> list[str]:
-    return [entry["name"] for entry in _table(lab, node, "chain") if entry["name"].startswith(_LOOKUPS)]
-
-
-def _table(lab: FaultLab, node: str, kind: str) -> list[dict[str, Any]]:
-    """The table's objects of one kind, none when there is no table; -t leaves the elements out, which would take seconds."""
+def _table(lab: FaultLab, node: str) -> list[dict[str, Any]]:
+    """The table's objects, none when there is no table; -t leaves the elements out, which would take seconds."""
     done = lab.cmd(node, ["nft", "-j", "-t", "-a", "list", "table", "inet", TABLE])
     if done.returncode != 0:
         if "No such file or directory" in done.stderr:
             return []
         raise RuntimeError(f"{node}: cannot list table inet {TABLE}: {done.stderr.strip()}")
-    return [entry[kind] for entry in json.loads(done.stdout)["nftables"] if kind in entry]
+    return json.loads(done.stdout)["nftables"]

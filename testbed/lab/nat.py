@@ -66,7 +66,8 @@ def nat_rules(plan: Plan, node: str) -> str:
     """One nft batch: a map from inside address to public address and ports, looked up once per flow.
 
     Identifiers of ICMP echoes are translated into the block like ports. Protocols without ports (ESP, GRE) get the
-    public address alone; only one subscriber at a time can use one of those with the same far end.
+    public address alone; only one subscriber at a time can use one of those with the same far end. What comes to a public
+    address unasked ends there: taken in, it would hold the port against the subscriber whose block it is in.
     """
     nats = [nat for nat in plan.nats if nat.node == node]
     blocks = ",\n".join(
@@ -74,6 +75,7 @@ def nat_rules(plan: Plan, node: str) -> str:
     )
     alone = ",\n".join(f"      {nat.inside4} : {nat.public4}" for nat in nats)
     inside = ", ".join(nat.inside4 for nat in nats)
+    public = ", ".join(_publics(plan, node))
     return f"""table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
@@ -89,6 +91,10 @@ table ip {TABLE} {{
     snat to ip saddr map {{
 {alone}
     }}
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    ip daddr {{ {public} }} meta l4proto != icmp drop
   }}
 }}
 """
