@@ -25,11 +25,12 @@ from testbed.lab.witness import Witnesses
 from testbed.plan.plan import Plan
 from testbed.records import FILES, EventRecord
 from testbed.timeline.enforcers import EnforcerFailed, Enforcers
+from testbed.timeline.handshake_ends import HandshakeEnds, HandshakesFailed
 from testbed.timeline.progress import Progress
 from testbed.timeline.registrar import Registrar, RegistryFailed
 from testbed.traffic.attempt import Host, Target
 from testbed.traffic.bulk import run_bulk
-from testbed.traffic.driver import Handshake, TunnelEnd
+from testbed.traffic.driver import TunnelEnd
 
 _ENFORCER_DEADLINE_S = 15.0
 _ECHO_PORT = 7
@@ -80,6 +81,7 @@ class Stage:
             EnforcerFailed,
             VpnFailed,
             VpnUnavailable,
+            HandshakesFailed,
             FileNotFoundError,
         ) as error:
             raise Broken(*_split(str(error))) from error
@@ -104,6 +106,9 @@ class Stage:
         say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
         self.services = await asyncio.to_thread(start_services, self.lab)
         self._cleanup.callback(self.services.close)
+        self.handshake_ends = HandshakeEnds(self.lab, plan)
+        self._cleanup.callback(self.handshake_ends.close)
+        await asyncio.to_thread(self.handshake_ends.start)
         await self._start_vpn()
         say("calibrate", "measuring each shaped link")
         rows = await asyncio.to_thread(calibrate, self.lab, self.links)
@@ -167,7 +172,7 @@ class Stage:
             tunnel.name: TunnelEnd(echo[tunnel.server], _ECHO_PORT, self.clients[tunnel.name].outer_flow)
             for tunnel in plan.tunnels
         }
-        self.handshakes: dict[str, Handshake] = {}
+        self.handshakes = self.handshake_ends.handshakes()
         self.https = https_request, is_https_complete
 
     @property
@@ -232,7 +237,12 @@ class Stage:
 
     def died(self) -> list[str]:
         """What has ended on its own since the start, one sentence each."""
-        died = [*self.links.health(), *self.services.health(), *self.servers.health()]
+        died = [
+            *self.links.health(),
+            *self.services.health(),
+            *self.handshake_ends.health(),
+            *self.servers.health(),
+        ]
         if self.enforcers is not None:
             died += [
                 f"the enforcer on {node} died; see logs/enforcer-{node}.log" for node in self.enforcers.dead()
