@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
 import signal
 import time
@@ -12,12 +11,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.allowlist import Allowlist
 from enforcer.audit import Audit, Blocks
-from enforcer.cells import is_valid
 from enforcer.conditions import CONDITIONS, Conditions, shrinks_too_much
 from enforcer.config import Config
 from enforcer.dataplanes import Dataplane, DataplaneError, TableFull
+from enforcer.enforced import Applied, Enforced
 from enforcer.follow import Feed, SerialUnknown, Unreachable
 from enforcer.knowledge import Knowledge
 from enforcer.policy import Policy
@@ -59,16 +58,13 @@ class Agent:
         self._knowledge = Knowledge(policy.match)
         kind = "would-block" if policy.mode == "observe" or policy.action == "observe" else "block"
         self._blocks = Blocks(audit, kind, lambda stop: self._knowledge.about(stop))
-        self._loaded: dict[int, Entry] = {}
-        self._due: list[tuple[int, int]] = []  # when a registration's validity begins or ends
-        self._finishing: list[tuple[int, int]] = []  # when the live flows of an ended registration must end
+        self._enforced = Enforced(policy, dataplane, self._knowledge)
         self._started_ns = self._answered_ns = clock_ns()
         self._issued_ns = 0
         self._wants_snapshot = True
         self._refused: tuple[str, str] | None = None
         self._slow_ns = self._counted_ns = 0
         self._counted: dict[str, Any] = {}
-        self._needs_sweep = False
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
@@ -88,7 +84,7 @@ class Agent:
         finally:
             for task in (*tasks, ended):
                 task.cancel()
-            await asyncio.gather(*tasks, ended, return_exceptions=True)
+            await asyncio.wait([*tasks, ended])
             loop.remove_reader(self.dataplane.fileno())
             await self._feed.close()
             self._stop()
@@ -123,10 +119,8 @@ class Agent:
             return
         try:
             self._load_whole("reload", why=why)
-        except TableFull as error:
-            self._begin("table-full", str(error))
         except DataplaneError as error:
-            self._begin("dataplane-dead", str(error))
+            self._begin(_condition(error), str(error))
 
     def status(self) -> dict[str, Any]:
         now_ns = self._clock_ns()
@@ -139,7 +133,7 @@ class Agent:
             "dataplane": self.dataplane.name,
             "serial": None if self.allowlist is None else self.allowlist.serial,
             "entries": len(self.allowlist.entries) if self.allowlist else 0,
-            "loaded": len(self._loaded),
+            "loaded": len(self._enforced.loaded),
             "issued_age_s": round((now_ns - self._issued_ns) / 1e9, 1) if self._issued_ns else None,
             "answered_age_s": round((now_ns - self._answered_ns) / 1e9, 1),
             "failures": dict(self.conditions.lasting),
@@ -148,8 +142,6 @@ class Agent:
             "counters": {name: count.packets for name, count in sorted(counts.items()) if count.packets},
             "reports_lost": self.dataplane.lost_events(),
         }
-
-    # -- the feed
 
     async def _follow(self) -> None:
         wait_s = min(_LONGEST_WAIT_S, max(0.2, self.policy.on_failure.registry_unreachable_after_ns / 2e9))
@@ -234,8 +226,8 @@ class Agent:
                 self._apply(new, touched, states, how)
         except DataplaneError as error:
             self.allowlist = current
-            self._begin("table-full" if isinstance(error, TableFull) else "dataplane-dead", str(error))
-            self._refuse("table-full" if isinstance(error, TableFull) else "dataplane", str(error))
+            self._begin(_condition(error), str(error))
+            self._refuse(_condition(error), str(error))
             return False
         self.allowlist, self._issued_ns = new, update.issued_ns
         self._wants_snapshot = self._store.is_long if is_delta else False
@@ -248,61 +240,19 @@ class Agent:
     def _load_whole(self, how: str, **more: Any) -> None:
         """The whole list into the dataplane. Raises DataplaneError."""
         assert self.allowlist is not None
-        now_ns, began_ns = self._clock_ns(), time.monotonic_ns()
-        loaded = {
-            number: entry for number, entry in self.allowlist.entries.items() if is_valid(entry, now_ns)
-        }
-        self.dataplane.load(Allowlist(self.allowlist.serial, loaded))
-        for number, entry in self._loaded.items():
-            if number not in loaded:
-                self._knowledge.end(entry, "removed", now_ns)
-        added, removed = len(loaded.keys() - self._loaded.keys()), len(self._loaded.keys() - loaded.keys())
-        self._loaded = loaded
-        self._schedule(self.allowlist.entries.values(), now_ns)
-        self._applied(how, added, removed, began_ns, **more)
+        began_ns = time.monotonic_ns()
+        applied = self._enforced.load(self.allowlist, self._clock_ns())
+        self._applied(how, self.allowlist.serial, applied, began_ns, **more)
 
     def _apply(self, new: Allowlist, touched: Iterable[int], states: dict[int, str], how: str) -> None:
         """What changed into the dataplane, in one step. Raises DataplaneError."""
-        now_ns, began_ns = self._clock_ns(), time.monotonic_ns()
-        add: list[Entry] = []
-        remove: list[Removal] = []
-        for number in sorted(touched):
-            entry, held = new.entries.get(number), self._loaded.get(number)
-            wanted = entry if entry is not None and is_valid(entry, now_ns) else None
-            if wanted == held:
-                continue
-            if wanted is not None:
-                add.append(wanted)
-            if held is not None:
-                why = "changed" if wanted else "expired" if entry is not None else "removed"
-                remove.append(Removal(number, states.get(number, why)))
-        if add or remove:
-            self.dataplane.apply(Delta(0, 1, tuple(add), tuple(remove)))
-        self._remember(add, remove, now_ns)
-        self._schedule((new.entries[number] for number in touched if number in new.entries), now_ns)
-        self._applied(how, len(add), len(remove), began_ns, serial=new.serial)
-
-    def _remember(self, add: list[Entry], remove: list[Removal], now_ns: int) -> None:
-        for removal in remove:
-            self._knowledge.end(self._loaded.pop(removal.registration), removal.state, now_ns)
-            if self.policy.let_finish_ns is not None:
-                heapq.heappush(self._finishing, (now_ns + self.policy.let_finish_ns, removal.registration))
-            self._needs_sweep = True
-        for entry in add:
-            self._loaded[entry.registration] = entry
-            self._knowledge.revive(entry.registration)
-
-    def _schedule(self, entries: Iterable[Entry], now_ns: int) -> None:
-        for entry in entries:
-            for at_ns in (entry.valid_from_ns, entry.valid_until_ns):
-                if at_ns is not None and at_ns > now_ns:
-                    heapq.heappush(self._due, (at_ns, entry.registration))
+        began_ns = time.monotonic_ns()
+        applied = self._enforced.apply(new, touched, states, self._clock_ns())
+        self._applied(how, new.serial, applied, began_ns)
 
     def _is_old(self) -> bool:
         """Whether a fresh message is worth asking for, before the feed counts as stale."""
         return self._clock_ns() - self._issued_ns > self.policy.on_failure.feed_stale_after_ns / 2
-
-    # -- as time passes
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -321,32 +271,20 @@ class Agent:
         ):
             self._begin("feed-stale", f"issued {(now_ns - self._issued_ns) / 1e9:.0f} s ago")
         self._validity(now_ns)
-        self._end_finishing(now_ns)
+        self._enforced.end_finishing(now_ns)
         self._blocks.flush(now_ns)
         if now_ns - self._slow_ns >= _SLOW_NS:
             self._slow_ns = now_ns
             self._look_after(now_ns)
 
     def _validity(self, now_ns: int) -> None:
-        due = set()
-        while self._due and self._due[0][0] <= now_ns:
-            due.add(heapq.heappop(self._due)[1])
+        due = self._enforced.take_due(now_ns)
         if due and self.allowlist is not None:
             try:
                 self._apply(self.allowlist, due, {}, "validity")
             except DataplaneError as error:
-                self._begin("table-full" if isinstance(error, TableFull) else "dataplane-dead", str(error))
-                self._due += [(now_ns + _SLOW_NS, number) for number in due]
-                heapq.heapify(self._due)
-
-    def _end_finishing(self, now_ns: int) -> None:
-        ended = []
-        while self._finishing and self._finishing[0][0] <= now_ns:
-            ended.append(heapq.heappop(self._finishing)[1])
-        ended = [number for number in ended if number not in self._loaded]
-        if ended:
-            self.dataplane.revoke(ended)
-            self._needs_sweep = True
+                self._begin(_condition(error), str(error))
+                self._enforced.put_back(due, now_ns + _SLOW_NS)
 
     def _look_after(self, now_ns: int) -> None:
         try:
@@ -358,16 +296,12 @@ class Agent:
                 )
                 self._end("dataplane-dead")
             self.dataplane.beat()
-            if self._needs_sweep:
-                self._needs_sweep = False
-                self.dataplane.sweep()
+            self._enforced.sweep()
             if now_ns - self._counted_ns >= _COUNTERS_NS:
                 self._counted_ns = now_ns
                 self._write_counters()
         except (DataplaneError, OSError) as error:
             self._begin("dataplane-dead", str(error))
-
-    # -- words for the audit
 
     def _read_stops(self) -> None:
         now_ns = self._clock_ns()
@@ -378,16 +312,14 @@ class Agent:
         self._answered_ns = self._clock_ns()
         self._end("registry-unreachable")
 
-    def _applied(
-        self, how: str, added: int, removed: int, began_ns: int, serial: int | None = None, **more: Any
-    ) -> None:
+    def _applied(self, how: str, serial: int, applied: Applied, began_ns: int, **more: Any) -> None:
         self._audit.write(
             "applied",
-            serial=serial if serial is not None or self.allowlist is None else self.allowlist.serial,
+            serial=serial,
             how=how,
-            entries=len(self._loaded),
-            added=added,
-            removed=removed,
+            entries=len(self._enforced.loaded),
+            added=applied.added,
+            removed=applied.removed,
             took_ns=time.monotonic_ns() - began_ns,
             **more,
         )
@@ -449,3 +381,7 @@ class Agent:
             agent_dead=failure.agent_dead,
             agent_dead_after_ns=failure.agent_dead_after_ns,
         )
+
+
+def _condition(error: DataplaneError) -> str:
+    return "table-full" if isinstance(error, TableFull) else "dataplane-dead"

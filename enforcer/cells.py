@@ -123,7 +123,7 @@ class Index:
                 table[key] = number
                 changes.append(Change(shape, key, None, number))
                 continue
-            numbers = held if isinstance(held, tuple) else (held,)
+            numbers = _numbers(held)
             if number in numbers:
                 continue
             table[key] = merged = tuple(sorted((*numbers, number)))
@@ -142,7 +142,7 @@ class Index:
             held = table.get(key)
             if held is None:
                 continue
-            numbers: tuple[int, ...] = held if isinstance(held, tuple) else (held,)
+            numbers = _numbers(held)
             if number not in numbers:
                 continue
             rest = tuple(other for other in numbers if other != number)
@@ -181,7 +181,7 @@ class Index:
                 held = table.get(key)
                 if held is None:
                     continue
-                for number in held if isinstance(held, tuple) else (held,):
+                for number in _numbers(held):
                     entry = self.entries[number]
                     if now_ns is None or is_valid(entry, now_ns):
                         return entry
@@ -217,6 +217,11 @@ def find(
 def is_valid(entry: Entry, now_ns: int) -> bool:
     """Whether now_ns (Unix) lies in the entry's validity; its end does not belong to it."""
     return entry.valid_from_ns <= now_ns and (entry.valid_until_ns is None or now_ns < entry.valid_until_ns)
+
+
+def _numbers(held: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One number is stored bare: a million tuples of one would cost 48 MB."""
+    return (held,) if isinstance(held, int) else held
 
 
 @lru_cache(maxsize=65536)

@@ -1,0 +1,115 @@
+"""What the dataplane holds: the entries of an allowlist that are valid now, kept so as time passes and deltas come."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.cells import is_valid
+from enforcer.dataplanes import Dataplane
+from enforcer.knowledge import Knowledge
+from enforcer.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How many entries one step brought and took."""
+
+    added: int
+    removed: int
+
+
+@dataclass(slots=True)
+class Enforced:
+    """Every method raises DataplaneError when the dataplane refuses; then nothing has changed. Times are Unix ns."""
+
+    policy: Policy
+    dataplane: Dataplane
+    knowledge: Knowledge
+    loaded: dict[int, Entry] = field(default_factory=dict)
+    needs_sweep: bool = False
+    _due: list[tuple[int, int]] = field(default_factory=list)
+    _finishing: list[tuple[int, int]] = field(default_factory=list)
+
+    def load(self, allowlist: Allowlist, now_ns: int) -> Applied:
+        """The whole list, in one step."""
+        loaded = {number: entry for number, entry in allowlist.entries.items() if is_valid(entry, now_ns)}
+        self.dataplane.load(Allowlist(allowlist.serial, loaded))
+        gone = self.loaded.keys() - loaded.keys()
+        for number in gone:
+            self.knowledge.end(self.loaded[number], "removed", now_ns)
+        new = loaded.keys() - self.loaded.keys()
+        for number in new:
+            self.knowledge.revive(number)
+        self.loaded = loaded
+        self.needs_sweep = True
+        self._schedule(allowlist.entries.values(), now_ns)
+        return Applied(len(new), len(gone))
+
+    def apply(
+        self, allowlist: Allowlist, touched: Iterable[int], states: dict[int, str], now_ns: int
+    ) -> Applied:
+        """The registrations `touched` become what the list says, in one step. states: why they were removed."""
+        touched = sorted(touched)
+        add: list[Entry] = []
+        remove: list[Removal] = []
+        for number in touched:
+            entry, held = allowlist.entries.get(number), self.loaded.get(number)
+            wanted = entry if entry is not None and is_valid(entry, now_ns) else None
+            if wanted == held:
+                continue
+            if wanted is not None:
+                add.append(wanted)
+            if held is not None:
+                why = "changed" if wanted else "expired" if entry is not None else "removed"
+                remove.append(Removal(number, states.get(number, why)))
+        if add or remove:
+            self.dataplane.apply(Delta(0, 1, tuple(add), tuple(remove)))
+        self._remember(add, remove, now_ns)
+        entries = (allowlist.entries[number] for number in touched if number in allowlist.entries)
+        self._schedule(entries, now_ns)
+        return Applied(len(add), len(remove))
+
+    def take_due(self, now_ns: int) -> set[int]:
+        """Registrations whose validity has begun or ended by now."""
+        due = set()
+        while self._due and self._due[0][0] <= now_ns:
+            due.add(heapq.heappop(self._due)[1])
+        return due
+
+    def put_back(self, due: Iterable[int], at_ns: int) -> None:
+        for number in due:
+            heapq.heappush(self._due, (at_ns, number))
+
+    def end_finishing(self, now_ns: int) -> None:
+        """Cut the live flows whose time to finish is over."""
+        ended = []
+        while self._finishing and self._finishing[0][0] <= now_ns:
+            ended.append(heapq.heappop(self._finishing)[1])
+        ended = [number for number in ended if number not in self.loaded]
+        if ended:
+            self.dataplane.revoke(ended)
+            self.needs_sweep = True
+
+    def sweep(self) -> None:
+        if self.needs_sweep:
+            self.needs_sweep = False
+            self.dataplane.sweep()
+
+    def _remember(self, add: list[Entry], remove: list[Removal], now_ns: int) -> None:
+        for removal in remove:
+            self.knowledge.end(self.loaded.pop(removal.registration), removal.state, now_ns)
+            if self.policy.let_finish_ns is not None:
+                heapq.heappush(self._finishing, (now_ns + self.policy.let_finish_ns, removal.registration))
+            self.needs_sweep = True
+        for entry in add:
+            self.loaded[entry.registration] = entry
+            self.knowledge.revive(entry.registration)
+
+    def _schedule(self, entries: Iterable[Entry], now_ns: int) -> None:
+        for entry in entries:
+            for at_ns in (entry.valid_from_ns, entry.valid_until_ns):
+                if at_ns is not None and at_ns > now_ns:
+                    heapq.heappush(self._due, (at_ns, entry.registration))
