@@ -145,7 +145,7 @@ class Index:
             numbers = _numbers(held)
             if number not in numbers:
                 continue
-            rest = tuple(other for other in numbers if other != number)
+            rest: tuple[int, ...] = tuple(other for other in numbers if other != number)
             if not rest:
                 del table[key]
                 if not table:
@@ -155,7 +155,7 @@ class Index:
                 continue
             table[key] = rest if len(rest) > 1 else rest[0]
             if numbers[0] == number:
-                changes.append(Change(shape, key, number, rest[0]))
+                changes.append(Change(shape, key, number, min(rest)))
         return changes
 
     def shapes(self, version: int, kind: str) -> list[Shape]:

@@ -66,6 +66,11 @@ class NftDataplane:
         self._cut: set[int] = set()
         self._finishing: set[int] = set()
 
+    @property
+    def way(self) -> str:
+        """How changes reach the kernel: "libnftables" or "nft program"."""
+        return self._nft.way
+
     def load(self, allowlist: Allowlist) -> None:
         index = Index(self._policy.match, allowlist.entries.values())
         self._check_size(index)

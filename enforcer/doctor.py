@@ -1,0 +1,97 @@
+"""Which dataplane can do what on this machine: tried in the kernel, in a network namespace of its own where that is permitted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+
+def probe() -> dict[str, Any]:
+    """The findings. The host's network is not touched: the trying happens in a namespace made for it, by a child process."""
+    argv = [sys.executable, "-m", "enforcer.doctor"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    findings: dict[str, Any] = {"kernel": platform.release(), "python": platform.python_version()}
+    if done.returncode != 0:
+        findings["problem"] = (
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the probe died"
+        )
+        return findings
+    import json
+
+    return findings | json.loads(done.stdout)
+
+
+def render(findings: dict[str, Any]) -> str:
+    lines = [f"kernel {findings['kernel']}, Python {findings['python']}"]
+    if "problem" in findings:
+        return "\n".join([*lines, f"nothing could be tried: {findings['problem']}"])
+    for name, each in findings["dataplanes"].items():
+        lines.append(f"{name}: {'works' if each['works'] else 'does not work here'}")
+        lines += [f"  {line}" for line in each["notes"]]
+    return "\n".join(lines)
+
+
+def _own_namespace() -> None:
+    """Raises PermissionError with what forbids it."""
+    library = ctypes.CDLL(None, use_errno=True)
+    new_user, new_net = 0x10000000, 0x40000000  # linux/sched.h
+    flags = new_net if os.geteuid() == 0 else new_net | new_user
+    if library.unshare(flags) != 0:
+        error = os.strerror(ctypes.get_errno())
+        raise PermissionError(
+            f"no network namespace can be made ({error}); run it as root, or allow user namespaces "
+            "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+        )
+
+
+def _nft() -> dict[str, Any]:
+    from dataclasses import replace
+    from importlib.resources import files
+
+    from enforcer.allowlist import Allowlist, Entry
+    from enforcer.dataplanes import DataplaneError
+    from enforcer.dataplanes.nft import NftDataplane
+    from enforcer.policy import parse_policy
+
+    policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+    notes: list[str] = []
+    entry = Entry(1, "doctor", ("192.0.2.1/32", "2001:db8::/64"), ("198.51.100.0/24", "2001:db8:1::1/128"))
+    works = True
+    try:
+        dataplane = NftDataplane(policy)
+    except DataplaneError as error:
+        return {"works": False, "notes": [str(error)]}
+    notes.append(f"changes go through {dataplane.way}")
+    for action in ("drop", "reject", "police", "observe"):
+        tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)
+        try:
+            dataplane.close()
+            dataplane = NftDataplane(tried)
+            dataplane.load(Allowlist(1, {1: entry}))
+            dataplane.sweep()
+            notes.append(f"action {action}: yes")
+        except (DataplaneError, OSError) as error:
+            works = works and action in ("police", "reject")
+            notes.append(f"action {action}: no ({str(error).splitlines()[0]})")
+    dataplane.close(remove=True)
+    notes.append("sees forwarded packets after defragmentation; the conntrack mark must be its own")
+    return {"works": works, "notes": notes}
+
+
+def main() -> None:
+    import json
+
+    try:
+        _own_namespace()
+    except PermissionError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    print(json.dumps({"dataplanes": {"nft": _nft()}}))
+
+
+if __name__ == "__main__":
+    main()
