@@ -48,7 +48,7 @@ class VpnServers:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.skipped: dict[str, str] = {}
-        self._dir = Path(tempfile.mkdtemp(prefix="vpn-"))
+        self._dir = Path(tempfile.mkdtemp(prefix="vpn-", dir="/tmp"))
         self._authority = CertificateAuthority()
         self._wrap_keys = {server.name: tls_crypt_key() for server in lab.plan.servers}
         self._server_keys = {server.name: WireGuardKey.new() for server in lab.plan.servers}

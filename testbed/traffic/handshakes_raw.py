@@ -1,0 +1,53 @@
+"""Samples of the protocols without ports: ESP (RFC 4303), AH (RFC 4302) and PPTP's GRE (RFC 2637 §4.1).
+
+There is no handshake: the far end sends a packet of the same kind and number back, which real peers do not.
+"""
+
+from __future__ import annotations
+
+import struct
+
+PROTOCOLS = {"esp": 50, "ah": 51, "gre": 47}  # https://www.iana.org/assignments/protocol-numbers
+
+_ESP = struct.Struct("!II64s")  # SPI, sequence, what would be encrypted
+_AH = struct.Struct("!BBHII12s8s")  # next header, length, reserved, SPI, sequence, integrity value, payload
+_GRE = struct.Struct("!HHHHI")  # flags and version, protocol, payload length, call id, sequence
+_GRE_HEAD = (0x3001, 0x880B)  # key and sequence present, version 1; PPP
+_FROM_SERVER = 0x80000000
+_FILL = bytes(range(64))
+
+
+def sample(protocol: str, number: int, from_server: bool = False) -> bytes:
+    """A packet (without IP header) carrying `number` (28 bits; 16 for GRE), towards the server or from it."""
+    spi = 0x1000 + number | (_FROM_SERVER if from_server else 0)
+    if protocol == "esp":
+        return _ESP.pack(spi, 1, _FILL)
+    if protocol == "ah":
+        return _AH.pack(
+            59, 4, 0, spi, 1, _FILL[:12], _FILL[:8]
+        )  # 59: no next header; 4: 24 bytes in words less 2
+    if protocol == "gre":
+        ppp = struct.pack("!HBBH", 0xC021, 10 if from_server else 9, 0, 8) + struct.pack(
+            "!I", number
+        )  # LCP echo
+        return _GRE.pack(*_GRE_HEAD, len(ppp), number & 0xFFFF, 0) + ppp
+    raise ValueError(f"no raw protocol '{protocol}'; there are {', '.join(PROTOCOLS)}")
+
+
+def number_of(protocol: str, data: bytes) -> tuple[int, bool] | None:
+    """The number in a sample and whether it is from the server; None for a packet that is no sample."""
+    if protocol == "esp" and len(data) == _ESP.size:
+        spi = int.from_bytes(data[:4], "big")
+    elif protocol == "ah" and len(data) == _AH.size:
+        spi = int.from_bytes(data[4:8], "big")
+    elif protocol == "gre" and len(data) == _GRE.size + 10 and struct.unpack_from("!HH", data) == _GRE_HEAD:
+        return int.from_bytes(data[-4:], "big"), data[14] == 10
+    else:
+        return None
+    return (spi & ~_FROM_SERVER) - 0x1000, bool(spi & _FROM_SERVER)
+
+
+def answer(protocol: str, data: bytes) -> bytes | None:
+    """The far end's packet for a sample from the client; None for anything else."""
+    found = number_of(protocol, data)
+    return None if found is None or found[1] else sample(protocol, found[0], from_server=True)
