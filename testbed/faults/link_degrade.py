@@ -1,4 +1,4 @@
-"""A link that becomes worse: rate, delay, jitter or loss as given, in place; the plan's values again afterwards."""
+"""A link that becomes worse: rate, delay, jitter or loss as given, in place; what it was before again afterwards."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any
 
 from testbed.faults.site import Site, link_named
 
+_DIRECTIONS = ("ab", "ba")
+
 
 @contextmanager
 def link_degrade(site: Site, link: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Raises ValueError when nothing is to change. A set-link during the fault is undone by its end."""
+    """Raises ValueError when nothing is to change, or a figure is out of range. Healed: as it was before the fault."""
     link_named(site, link)
     if not arguments:
         raise ValueError(f"link-degrade of {link} changes nothing; give rate, delay, jitter or loss")
-    planned = next(each for each in site.lab.plan.links if each.name == link)
-    before = {name: getattr(planned, name) for name in arguments}
+    before = {direction: site.links.shape(link, direction) for direction in _DIRECTIONS}
     try:
         site.links.change(link, **arguments)
         yield
     finally:
-        site.links.change(link, **before)
+        for direction, shape in before.items():
+            # A rate of 0 lifts the limit.
+            was = {name: getattr(shape, name) or 0 for name in arguments}
+            site.links.change(link, direction=direction, **was)

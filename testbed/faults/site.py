@@ -24,7 +24,9 @@ class FaultLab(Protocol):
 class FaultLinks(Protocol):
     """The part of testbed.lab.links.Links that faults use."""
 
-    def change(self, link: str, /, **changes: Any) -> Any: ...
+    def shape(self, link: str, direction: Any, /) -> Any: ...
+
+    def change(self, link: str, /, **changes: Any) -> None: ...
 
 
 class FaultEnforcers(Protocol):

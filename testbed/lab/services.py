@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from testbed.lab.routing import await_none
+from testbed.lab.services_checks import TRANSPORT, check
 from testbed.lab.services_https import https_request, is_https_complete
-from testbed.plan.plan import Plan, Service
+from testbed.plan.plan import Plan
 
 ECHO_PORT = 7  # RFC 862
-_CHECK_TIMEOUT_S = 0.5
 _COMMAND_TIMEOUT_S = 10.0
 
 
@@ -60,7 +58,11 @@ def start_services(lab: ServiceLab, deadline_s: float = 10.0) -> Services:
 
 
 class Services:
-    """The running services. Names not handled here: `icmp` needs nothing, `handshake` is testbed.traffic.handshakes'."""
+    """The running services.
+
+    handshake_keys: for each node with `handshake` services the key file of its responder
+    (testbed.traffic.handshake_responder.ResponderKeys.load), which the probes need.
+    """
 
     https_request = staticmethod(https_request)
     is_https_complete = staticmethod(is_https_complete)
@@ -69,6 +71,7 @@ class Services:
         self._lab = lab
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self._responders: _Responders | None = None
+        self.handshake_keys: dict[str, Path] = {}
 
     def start(self, deadline_s: float) -> None:
         plan, lab = self._lab.plan, self._lab
@@ -80,6 +83,8 @@ class Services:
         for node, port in dict.fromkeys((s.node, s.port) for s in plan.services if s.kind == "bulk"):
             # No -B: one daemon hears IPv4, IPv6 and the tunnels' inner addresses. It serves one client at a time.
             self._spawn(node, ["iperf3", "-s", "-p", str(port)], f"iperf3-{node}-{port}")
+        for node in _nodes(plan, "handshake"):
+            self._start_handshakes(node)
         self._start_responders()
         await_none("services did not answer", self.problems, deadline_s)
 
@@ -97,8 +102,7 @@ class Services:
         wrong = self.health()
         for service in self._lab.plan.services:
             for address in (service.address4, service.address6):
-                check = _CHECKS.get(service.kind)
-                if address is None or check is None:
+                if address is None:
                     continue
                 try:
                     with self._lab.inside(service.node):
@@ -142,13 +146,28 @@ class Services:
                 if address is not None and self._responders is not None:
                     self._responders.add(kinds[service.kind], service.node, address, service.port)
 
+    def _start_handshakes(self, node: str) -> None:
+        """One process for all the node's handshake services, with keys made for this run."""
+        keys = self._lab.log_dir / f"handshakes-{node}.key"
+        with os.fdopen(os.open(keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump({"wireguard_private": secrets.token_hex(32), "tls_crypt": None}, file)
+        self.handshake_keys[node] = keys
+        services = [s for s in self._lab.plan.services if s.node == node and s.kind == "handshake"]
+        argv = [sys.executable, "-m", "testbed.traffic.handshake_responder", "--keys", str(keys)]
+        for transport in ("udp", "tcp"):
+            ports = sorted({s.port for s in services if TRANSPORT.get(s.protocol or "") == transport})
+            argv += [f"--{transport}", ",".join(map(str, ports))] if ports else []
+        raw = sorted({s.protocol for s in services if s.protocol and s.protocol not in TRANSPORT})
+        argv += ["--raw", ",".join(raw)] if raw else []
+        self._spawn(node, argv, f"handshakes-{node}", env=_environment())
+
     def _new_responders(self) -> _Responders:
         responders = _Responders(self._lab)
         self._processes["responders"] = responders.process
         return responders
 
-    def _spawn(self, node: str, argv: list[str], log: str) -> None:
-        self._processes[log] = self._lab.spawn(node, argv, log=log)
+    def _spawn(self, node: str, argv: list[str], log: str, **options: Any) -> None:
+        self._processes[log] = self._lab.spawn(node, argv, log=log, **options)
 
 
 def unbound_conf(plan: Plan, node: str) -> str:
@@ -209,7 +228,7 @@ class _Responders:
                 [sys.executable, "-m", "testbed.traffic.responders", str(theirs.fileno())],
                 log="responders",
                 pass_fds=(theirs.fileno(), *self._netns.values()),
-                env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=_environment(),
             )
         self._replies = self._control.makefile("rb")
 
@@ -234,6 +253,11 @@ class _Responders:
         self._control.close()
 
 
+def _environment() -> dict[str, str]:
+    """So that a child finds the same packages as this process."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 def _require(programs: dict[str, str], kinds: set[str]) -> None:
     for kind, program in programs.items():
         if kind in kinds and shutil.which(program) is None:
@@ -244,80 +268,3 @@ def _require(programs: dict[str, str], kinds: set[str]) -> None:
 
 def _nodes(plan: Plan, kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(service.node for service in plan.services if service.kind == kind))
-
-
-def _check_dns(service: Service, address: str) -> None:
-    labels = [
-        b"ready",
-        *(label.encode("ascii") for label in (service.zone or "").strip(".").split(".") if label),
-    ]
-    name = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
-    reply = _ask(
-        address, service.port, struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", 1, 1)
-    )
-    identity, flags, _questions, answers = struct.unpack_from("!4H", reply)
-    if identity != 7 or flags & 0x800F != 0x8000 or not answers:
-        raise ValueError(f"answers with code {flags & 0xF} and {answers} records")
-
-
-def _check_voice(service: Service, address: str) -> None:
-    if _ask(address, service.port, b"ready") != b"ready":
-        raise ValueError("echoes something else")
-
-
-def _check_https(service: Service, address: str) -> None:
-    attempt = _ReadyAttempt(service.name)
-    with socket.create_connection((address, service.port), _CHECK_TIMEOUT_S) as sock:
-        sock.sendall(https_request(attempt))
-        data = b""
-        while not is_https_complete(attempt, data):
-            more = sock.recv(65536)
-            if not more:
-                raise ValueError("closes before its answer is complete")
-            data += more
-
-
-def _check_bulk(service: Service, address: str) -> None:
-    """Only that it listens: iperf3 takes a connection for a test and would be busy with ours."""
-    table = "tcp6" if ":" in address else "tcp"
-    rows = Path(f"/proc/thread-self/net/{table}").read_text("ascii").splitlines()[1:]
-    if table == "tcp":  # a dual-stack listener is in tcp6
-        rows += Path("/proc/thread-self/net/tcp6").read_text("ascii").splitlines()[1:]
-    listening = {int(row.split()[1].rpartition(":")[2], 16) for row in rows if row.split()[3] == "0A"}
-    if service.port not in listening:
-        raise ValueError("nobody listens")
-
-
-_CHECKS: dict[str, Callable[[Service, str], None]] = {
-    "dns": _check_dns,
-    "voice": _check_voice,
-    "https": _check_https,
-    "bulk": _check_bulk,
-}
-
-
-def _ask(address: str, port: int, question: bytes) -> bytes:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_CHECK_TIMEOUT_S)
-        sock.connect((address, port))
-        sock.send(question)
-        return sock.recv(2048)
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadyAttempt:
-    """A request of 1 byte, in the shape https_request wants."""
-
-    name: str
-    payload_bytes: int = 1
-
-    @property
-    def id(self) -> str:
-        return f"ready/{self.name}"
-
-    @property
-    def stream(self) -> _ReadyAttempt:
-        return self
-
-    target = stream
