@@ -14,7 +14,7 @@ from testbed.plan.plan import Bulk, Plan, VpnServer
 # iperf3's own connect time-out, and how long its closing exchange may take on a slow path before it is asked to end
 # (SIGINT: it then prints what it measured) and before it is killed.
 _CONNECT_TIMEOUT_MS = 5000
-_CLOSE_S = 8.0
+_CLOSE_S = 5.0
 _KILL_S = 2.0
 # What iperf3 says (iperf_error.c and strerror), in the words of testbed.records.FAILURES.
 _WORDS = (
@@ -45,7 +45,7 @@ class BulkLab(Protocol):
 
 
 def run_bulk(lab: BulkLab, bulk: Bulk) -> dict[str, Any]:
-    """Run one phase to its end and return its figures; blocks, at most the phase's duration and 15 s.
+    """Run one phase to its end and return its figures; blocks, at most the phase's duration and 12 s.
 
     {"bulk", "subscriber", "service", "via", "direction", "failure", "detail", "goodput_bps", "received_bytes",
     "retransmits", "duration_ns", "intervals": [{"start_ns", "duration_ns", "bytes", "goodput_bps", "retransmits"}]}.
