@@ -21,6 +21,7 @@ class NodeAddresses:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._changed: dict[tuple[str, str], Interface] = {}
+        self._lines: dict[str, tuple[str | None, str | None]] = {}
         self._peers = {}
         for link in lab.plan.links:
             self._peers[link.a.node, link.a.name] = (link.b.node, link.b.name)
@@ -29,14 +30,8 @@ class NodeAddresses:
         self._host_routes: dict[str, list[StaticRoute]] = {}
 
     def of(self, subscriber: Subscriber) -> tuple[str | None, str | None]:
-        """The line's addresses now; its public ones when the host carries others (NAT)."""
-        line = self._now(self._lab.subscriber_link(subscriber)[0])
-        at4, at6 = _position(line.ipv4, subscriber.public4), _position(line.ipv6, subscriber.public6)
-        if (line.node, line.name) in self._changed:
-            at4, at6 = 0, 0
-        new4 = _bare(line.ipv4[at4]) if at4 is not None and line.ipv4 else subscriber.public4
-        new6 = _bare(line.ipv6[at6]) if at6 is not None and line.ipv6 else subscriber.public6
-        return new4, new6
+        """The line's addresses now, as a gateway sees them."""
+        return self._lines.get(subscriber.name, (subscriber.public4, subscriber.public6))
 
     def neighbours(self, node: str) -> Iterator[Request]:
         """Permanent entries for the other ends of the node's point-to-point links.
@@ -63,9 +58,12 @@ class NodeAddresses:
         host_end, isp_end = self._lab.subscriber_link(subscriber)
         host, isp = self._now(host_end), self._now(isp_end)
         old4, old6 = self.of(subscriber)
-        for old, new in ((old4, new4), (old6, new6)):
-            if new is not None:
-                host = self._change_one(subscriber, host, isp, old, new)
+        if new4 is not None:
+            host = self._change_one(subscriber, host, isp, old4, new4)
+            self._lines[subscriber.name] = (_bare(new4), old6)
+        if new6 is not None:
+            self._change_one(subscriber, host, isp, old6, new6)
+            self._lines[subscriber.name] = (self.of(subscriber)[0], _bare(new6))
 
     def _change_one(
         self, subscriber: Subscriber, host: Interface, isp: Interface, old: str | None, new: str

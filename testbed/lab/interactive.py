@@ -98,6 +98,10 @@ def up(
         write_lab(lab)
         _start_keeper(lab)
         return _wait_ready(lab, on_progress or (lambda _phase, _text: None), time.monotonic() + deadline_s)
+    except InteractiveError as error:
+        _end(_read(lab.folder) or lab, forget=False)
+        error.details.append(f"its logs are in {lab.folder}; 'allowlab down {name}' clears them")
+        raise
     except BaseException:
         _end(_read(lab.folder) or lab)
         raise
@@ -277,7 +281,7 @@ def _find(name: str | None, *, must_run: bool = True) -> KeptLab:
     return lab
 
 
-def _end(lab: KeptLab) -> None:
+def _end(lab: KeptLab, *, forget: bool = True) -> None:
     """Ask the keeper to end, then kill it (its world dies with it); then forget the lab."""
     if lab.is_running:
         for number, deadline_s in ((signal.SIGTERM, _DOWN_DEADLINE_S), (signal.SIGKILL, 2.0)):
@@ -287,7 +291,8 @@ def _end(lab: KeptLab) -> None:
                 break
         else:
             raise InteractiveError(f"the lab '{lab.name}' does not end; process {lab.keeper_pid} keeps it")
-    _forget(lab.folder)
+    if forget:
+        _forget(lab.folder)
 
 
 def _is_gone(lab: KeptLab, deadline: float) -> bool:
