@@ -2,12 +2,13 @@
 
 A packet can be held where it arrives (before anything else in that node sees it) or where it leaves (after everything else).
 Arriving is the better place, for the sender's socket no longer counts the packet: a TCP sender stops after about a
-millisecond's worth of data that is still its own (TCP small queues), so a host never holds what it sends itself.
+millisecond's worth of data that is still its own (TCP small queues), so a host never holds what it sends itself. And a node
+with an enforcer holds nothing if the other end can: what is lost or late on a line must not happen between a witness's taps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,24 +48,33 @@ def held_links(plan: Plan) -> list[Link]:
     ]
 
 
-def places(links: Iterable[Link], nodes: Mapping[str, Node]) -> list[Place]:
-    """Two for each link, one a direction. Raises ValueError for a link both of whose ends are in bridges.
+def places(links: Iterable[Link], nodes: Mapping[str, Node], enforcing: Collection[str] = ()) -> list[Place]:
+    """Two for each link, one a direction. enforcing: nodes with an enforcer. Raises ValueError when both ends are in bridges.
 
-    An end in a bridge passes frames, not IP packets: the other end holds both ways. Of a router and a host the router
-    does, which makes one queue socket out of a thousand. Otherwise each direction is held where it arrives.
+    An end in a bridge passes frames, not IP packets: the other end holds both ways. So does the router of a router and a
+    host, which makes one queue socket out of a thousand. Otherwise each direction is held where it arrives.
     """
     found: list[Place] = []
     for link in links:
-        forwards = {end: nodes[interface.node].forwards for end, interface in (("a", link.a), ("b", link.b))}
         if link.a.bridge and link.b.bridge:
             raise ValueError(
                 f"link {link.name}: both ends are in bridges, where IP packets cannot be held; "
                 "give delay, jitter and loss to the members' links instead"
             )
-        if link.b.bridge or (not link.a.bridge and forwards["a"] and not forwards["b"]):
+        fitness = _fitness(link.a, nodes, enforcing), _fitness(link.b, nodes, enforcing)
+        if fitness[0] > fitness[1]:
             found += [Place(link.name, "ab", link.a, "leaving"), Place(link.name, "ba", link.a, "arriving")]
-        elif link.a.bridge or (forwards["b"] and not forwards["a"]):
+        elif fitness[0] < fitness[1]:
             found += [Place(link.name, "ab", link.b, "arriving"), Place(link.name, "ba", link.b, "leaving")]
         else:
             found += [Place(link.name, "ab", link.b, "arriving"), Place(link.name, "ba", link.a, "arriving")]
     return found
+
+
+def _fitness(interface: Interface, nodes: Mapping[str, Node], enforcing: Collection[str]) -> int:
+    """How well this end can hold both directions."""
+    if interface.bridge:
+        return 0
+    if not nodes[interface.node].forwards:
+        return 1
+    return 2 if interface.node in enforcing else 3

@@ -169,7 +169,8 @@ class Links:
 
     def _start_holder(self) -> None:
         plan = self._lab.plan
-        where = places(self._held, {node.name: node for node in plan.nodes})
+        enforcing = {placement.node for placement in plan.enforcers}
+        where = places(self._held, {node.name: node for node in plan.nodes}, enforcing)
         settings = {
             place.name: {
                 "delay_ns": shape.delay_ns,
