@@ -21,9 +21,12 @@ def plan() -> Plan:
     return load_topology_plan(ROOT / "topologies/national-small.topology.yaml")
 
 
+_TABLES: dict[tuple[str, ...], dict] = {}  # best_routes takes a while, and the plan is always the same
+
+
 def _crossed(plan: Plan, cut: tuple[str, ...], start: str, prefix: str) -> list[str]:
     """Routers from `start` to the one that originates the prefix."""
-    tables = best_routes(plan, cut)
+    tables = _TABLES[cut] = _TABLES.get(cut) or best_routes(plan, cut)
     names = {system.number: system.node for system in plan.systems}
     return (
         [start, *(names[number] for number in tables[start][prefix].as_path)]

@@ -64,6 +64,7 @@ def policies(draw) -> Policy:
             draw(_KEEP),
             draw(_AFTER),
         ),
+        recognise_by=draw(st.sampled_from([("ports",), ("first-packets",), ("ports", "first-packets")])),
     )
 
 

@@ -62,11 +62,6 @@ class _Chosen:
             for item in resolving.registrations.values()
             if item.subscriber in people and (servers is None or item.server in servers)
         ]
-        self.tunnels = [
-            tunnel.name
-            for tunnel in resolving.tunnels.values()
-            if tunnel.subscriber in people and (servers is None or tunnel.server in servers)
-        ]
 
     def attempts(self, from_ns: int, until_ns: int) -> int:
         return sum(1 for stream in self.streams for at in stream.at_ns if from_ns <= at < until_ns)
@@ -201,9 +196,9 @@ def _check_possible(
     needed = {
         "bulk": (
             "no bulk phase lies in the window",
-            [p for p in chosen.bulk if from_ns <= p.start_ns < until_ns],
+            [p for p in chosen.bulk if from_ns <= p.start_ns and p.start_ns + p.duration_ns <= until_ns],
         ),
-        "tunnels": ("none of them has a tunnel", chosen.tunnels),
+        "tunnels": ("nobody sends through a tunnel", [s for s in chosen.streams if s.probe == "tunnel-echo"]),
         "registrations": ("none of them has a registration", chosen.registrations),
         "approvals": ("none of them is approved", _changes(chosen, histories.moments)),
         "revocations": ("none of them is revoked or suspended", _changes(chosen, histories.leaves)),

@@ -55,7 +55,7 @@ FIGURES: dict[str, Figure] = {
     "person_minutes_lost": Figure(
         "person-minutes", "attempts", "minutes without service of entitled people, summed"
     ),
-    "sessions_cut": Figure("count", "tunnels", "tunnels that carried data and stopped while entitled"),
+    "sessions_cut": Figure("count", "tunnels", "tunnels that carried data and then were falsely blocked"),
     "time_to_restore_s": Figure(
         "s", "attempts", "longest time without service of an entitled person that ended again"
     ),

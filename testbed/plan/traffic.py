@@ -199,13 +199,15 @@ def _stream(
 
 def _schedule(resolving: Resolving, file: TrafficFile, name: str, stream: Stream) -> tuple[int, ...]:
     """An even schedule with its own seeded phase, so that the streams of a group do not fire all at once."""
+    from_ns = file.from_
     until_ns = resolving.duration_ns - stream.deadline_ns if file.until is None else file.until
-    if not _is_window(resolving, file.place, file.from_, until_ns, file.until is not None):
+    if stream.probe == "tunnel-echo":  # nobody can send through a tunnel whose client does not run
+        tunnel = resolving.tunnels[stream.target]
+        from_ns, until_ns = max(from_ns, tunnel.start_ns), min(until_ns, tunnel.stop_ns)
+    if not _is_window(resolving, file.place, from_ns, until_ns, file.until is not None):
         return ()
-    phase_ns = int(
-        random.Random(f"{resolving.seed}/{name}").random() * min(file.every, until_ns - file.from_)
-    )
-    return tuple(range(file.from_ + phase_ns, until_ns, file.every))
+    phase_ns = int(random.Random(f"{resolving.seed}/{name}").random() * min(file.every, until_ns - from_ns))
+    return tuple(range(from_ns + phase_ns, until_ns, file.every))
 
 
 def _is_window(resolving: Resolving, where, from_ns: int, until_ns: int, is_given: bool) -> bool:
