@@ -159,6 +159,7 @@ def test_scapy_reads_ike():
     from scapy.layers.isakmp import ISAKMP, ISAKMP_payload_SA
 
     for data in (probe("ikev2").request(0), answered("ikev2", probe("ikev2").request(0))):
+        assert data is not None
         read = IKEv2(data)
         assert (read.version, read.exch_type, read.length) == (0x20, 34, len(data))
         assert read[IKEv2_SA].next_payload == 34

@@ -64,6 +64,15 @@ class ResponderKeys:
         return cls(bytes.fromhex(data["wireguard_private"]), data["tls_crypt"])
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a responder listens on: UDP and TCP ports, and names of protocols without ports."""
+
+    udp: tuple[int, ...] = ()
+    tcp: tuple[int, ...] = ()
+    raw: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Counts:
     answered: int = 0
@@ -107,34 +116,26 @@ class Answers:
         return handshakes_openvpn.plain_answer(data)
 
 
-async def serve(
-    answers: Answers,
-    udp: list[int],
-    tcp: list[int],
-    raw: list[str],
-    counts: Counts,
-    is_ready: Callable[[], None],
-) -> None:
+async def serve(answers: Answers, ports: Ports, counts: Counts, is_ready: Callable[[], None]) -> None:
     """Answer until cancelled. Raises OSError naming the port that cannot be had."""
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for port in udp:
+            for port in ports.udp:
                 sockets.append(_datagram_socket(family, port))
                 loop.add_reader(sockets[-1], _answer_all, sockets[-1], answers.datagram, 0, counts)
-            for name in raw:
+            for name in ports.raw:
                 number = handshakes_raw.PROTOCOLS[name]
                 sockets.append(
                     _prepared(socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, number))
                 )
-                skip = (
-                    20 if family == socket.AF_INET else 0
-                )  # an IPv4 raw socket hands over the IP header too
+                # An IPv4 raw socket hands over the IP header too: raw(7).
+                skip = 20 if family == socket.AF_INET else 0
                 loop.add_reader(sockets[-1], _answer_all, sockets[-1], _raw_answer(name), skip, counts)
         servers = [
             await asyncio.start_server(_stream_answer(answers, counts), None, port, backlog=_BACKLOG)
-            for port in tcp
+            for port in ports.tcp
         ]
         is_ready()
         await asyncio.gather(*(server.serve_forever() for server in servers), asyncio.Event().wait())
@@ -146,12 +147,10 @@ async def serve(
 
 def main() -> int:
     arguments = _arguments()
-    counts = Counts()
+    ports, counts = Ports(arguments.udp, arguments.tcp, arguments.raw), Counts()
     try:
         answers = Answers(ResponderKeys.load(arguments.keys) if arguments.keys else ResponderKeys.new())
-        asyncio.run(
-            _until_told(serve(answers, arguments.udp, arguments.tcp, arguments.raw, counts, _say_ready))
-        )
+        asyncio.run(_until_told(serve(answers, ports, counts, _say_ready)))
     except (OSError, ValueError, KeyError) as error:
         print(f"handshake responder: {error}", file=sys.stderr)
         return 3
@@ -261,21 +260,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keys", type=Path, help="file of ResponderKeys.save; without it WireGuard gets a new key"
     )
-    parser.add_argument("--udp", type=_ports, default=[], metavar="PORT,…")
-    parser.add_argument("--tcp", type=_ports, default=[], metavar="PORT,…")
-    parser.add_argument("--raw", type=_raw_names, default=[], metavar="esp,ah,gre")
+    parser.add_argument("--udp", type=_ports, default=(), metavar="PORT,…")
+    parser.add_argument("--tcp", type=_ports, default=(), metavar="PORT,…")
+    parser.add_argument("--raw", type=_raw_names, default=(), metavar="esp,ah,gre")
     return parser.parse_args()
 
 
-def _ports(text: str) -> list[int]:
-    ports = [int(part) for part in text.split(",") if part]
+def _ports(text: str) -> tuple[int, ...]:
+    ports = tuple(int(part) for part in text.split(",") if part)
     if not all(1 <= port <= 65535 for port in ports):
         raise ValueError(text)
     return ports
 
 
-def _raw_names(text: str) -> list[str]:
-    names = [part for part in text.split(",") if part]
+def _raw_names(text: str) -> tuple[str, ...]:
+    names = tuple(part for part in text.split(",") if part)
     if not set(names) <= set(handshakes_raw.PROTOCOLS):
         raise ValueError(text)
     return names
