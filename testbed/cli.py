@@ -1,0 +1,305 @@
+"""The command line: each command is one call. Modules are imported where they are used: `--help` answers in 0.1 s.
+
+Exit codes: 0 passed, 1 failed, 2 a mistake in a file or on the command line, 3 broken or inconclusive, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from testbed import VERSION
+
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+class Mistake(click.ClickException):
+    """Something the user can put right in a file or on the command line: exit code 2, no traceback."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, err=True)
+
+
+class Impossible(Mistake):
+    """It cannot be done on this machine as it is: exit code 3."""
+
+    exit_code = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="allowlab")
+def main() -> None:
+    """A test-bed for VPN-allowlist policies: measures who is blocked by mistake, for how long, and why.
+
+    Completion for bash: eval "$(_ALLOWLAB_COMPLETE=bash_source allowlab)"; also zsh_source, fish_source.
+    """
+
+
+@main.command()
+@click.argument("scenario", type=_FILE)
+@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the scenario's.")
+@click.option("--policy", type=_FILE, help="Another policy than the scenario's.")
+@click.option("--topology", type=_FILE, help="Another topology than the scenario's.")
+@click.option("--links", type=click.Choice(["auto", "netem", "nfqueue"]), default="auto", show_default=True,
+              help="What makes delay and loss; auto takes netem where the kernel has it.")  # fmt: skip
+@click.option(
+    "--results", type=_PATH, help="The folder run folders go to; results/ of the project otherwise."
+)
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+              help="Divides the script's waiting times, never the network's timers.")  # fmt: skip
+@click.option("--capture", "captures", multiple=True, metavar="NODE[:PORT]",
+              help="Write a pcapng file for Wireshark of what a node (or one port of it) sees; may be repeated.")  # fmt: skip
+@click.option(
+    "--enforcer", metavar="COMMAND", help="The command line of the enforcer under test instead of ours."
+)
+@click.option("--no-report", is_flag=True, help="Score, but draw nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run(
+    scenario: Path, captures: tuple[str, ...], no_report: bool, quiet: bool, as_json: bool, **given: Any
+) -> None:
+    """Play a scenario from its file to its report."""
+    with _mistakes():
+        from testbed.session import Options, run
+        from testbed.session_progress import show
+
+        watcher = show(quiet or as_json)
+        try:
+            result = run(scenario, Options(captures=captures, report=not no_report, **given), watcher)
+        finally:
+            watcher.close()
+    if as_json:
+        told = {"outcome": result.outcome, "run": str(result.run_dir), "reason": result.reason or None}
+        click.echo(json.dumps(told | {"exit_code": result.exit_code}))
+    else:
+        for line in result.lines or _plain_end(result.outcome, result.reason):
+            click.echo(line)
+        report = result.run_dir / "report.html"
+        click.echo(f"report: {report}" if report.exists() else f"records: {result.run_dir}")
+    sys.exit(result.exit_code)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, type=_PATH)
+def check(paths: tuple[Path, ...]) -> None:
+    """Check scenario, topology and policy files (all of the project's without PATH). Needs no privileges and no lab."""
+    from testbed.plan.load import check_paths
+
+    project = Path(__file__).resolve().parents[1]
+    whole = [
+        path
+        for path in (project / "scenarios", project / "topologies", project / "enforcer")
+        if path.is_dir()
+    ]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise Mistake("\n".join(f"{path}: there is no such file or folder" for path in missing))
+    problems = check_paths(paths or whole)
+    if problems:
+        raise Mistake("\n".join(str(problem) for problem in problems))
+    click.echo("no problems found")
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["scenario", "topology", "policy"]))
+def schema(kind: Any) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    from testbed.plan.load import json_schema
+
+    click.echo(json.dumps(json_schema(kind), indent=1))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything found as JSON.")
+def doctor(as_json: bool) -> None:
+    """Try out what this machine offers a lab; exit code 3 when no lab can run here."""
+    from dataclasses import asdict
+
+    from testbed.world import WorldError
+    from testbed.world.doctor import can_run, findings, lines, probe
+
+    try:
+        capabilities = probe()
+    except WorldError as error:
+        if as_json:
+            click.echo(json.dumps({"can_run": False, "error": str(error)}))
+            sys.exit(3)
+        raise Impossible(str(error)) from None
+    if as_json:
+        found = [asdict(finding) for finding in findings(capabilities)]
+        click.echo(
+            json.dumps(asdict(capabilities) | {"findings": found, "can_run": can_run(capabilities)}, indent=1)
+        )
+    else:
+        click.echo("\n".join(lines(capabilities)))
+    sys.exit(0 if can_run(capabilities) else 3)
+
+
+@main.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--quiet", is_flag=True, help="No progress.")
+def report(run_dir: Path, quiet: bool) -> None:
+    """Score a run folder again and redraw its report: the same records give the same bytes."""
+    from testbed.session import finish_killed, score_and_report
+    from testbed.session_progress import show
+
+    if not (run_dir / "plan.json").is_file():
+        raise Mistake(
+            f"{run_dir}: is not a run folder (no plan.json); name one like results/registration/latest"
+        )
+    watcher = show(quiet)
+    try:
+        with _mistakes():
+            finish_killed(run_dir)
+            lines = score_and_report(run_dir, watcher)
+    finally:
+        watcher.close()
+    click.echo("\n".join([*lines, f"report: {run_dir / 'report.html'}"]))
+
+
+_name = click.option("--name", help="Which lab, when there are several (its name is its topology's).")
+
+
+@main.command()
+@click.argument("topology", type=_FILE)
+@click.option("--policy", type=_FILE, help="Put enforcers with this policy on the gateways.")
+@click.option("--name", help="What to call the lab; its topology's name otherwise.")
+@click.option("--links", type=click.Choice(["auto", "netem", "nfqueue"]), default="auto", show_default=True)
+@click.option(
+    "--capture", "captures", multiple=True, metavar="NODE[:PORT]", help="Capture to pcapng; may be repeated."
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def up(
+    topology: Path, policy: Path | None, name: str | None, links: str, captures: tuple[str, ...], quiet: bool
+) -> None:
+    """Start a lab and leave it running."""
+    from testbed.session_progress import show
+
+    watcher = show(quiet)
+    try:
+        with _mistakes():
+            from testbed.lab import interactive
+
+            lab = interactive.up(
+                topology, policy, name=name, links=links, captures=captures, on_progress=watcher.phase
+            )
+    finally:
+        watcher.close()
+    click.echo(
+        f"lab '{lab.name}' is up: allowlab ps; allowlab exec NODE -- CMD; allowlab shell; allowlab down"
+    )
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("node")
+@click.argument("argv", nargs=-1, required=True, metavar="-- CMD…", type=click.UNPROCESSED)
+@_name
+def exec_(node: str, argv: tuple[str, ...], name: str | None) -> None:
+    """Run a program on a node of a running lab."""
+    with _mistakes():
+        from testbed.lab import interactive
+
+        sys.exit(interactive.execute(node, argv, name))
+
+
+@main.command()
+@_name
+def shell(name: str | None) -> None:
+    """Mininet's command line on a running lab."""
+    with _mistakes():
+        from testbed.lab import interactive
+
+        sys.exit(interactive.shell(name))
+
+
+@main.command()
+@_name
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def ps(name: str | None, as_json: bool) -> None:
+    """Show a running lab's nodes, addresses, programs and links."""
+    with _mistakes():
+        from testbed.lab import interactive
+
+        sys.exit(interactive.show(name, as_json=as_json))
+
+
+@main.command()
+@_name
+def down(name: str | None) -> None:
+    """End a running lab."""
+    with _mistakes():
+        from testbed.lab import interactive
+
+        for capture in interactive.down(name):
+            click.echo(f"capture: {capture}")
+
+
+@main.command()
+@click.argument("topology", type=_FILE)
+@click.option("--policy", type=_FILE, help="Show where the enforcers of this policy stand.")
+@click.option("--format", "form", type=click.Choice(["svg", "mermaid"]), default="svg", show_default=True)
+@click.option("--output", "-o", type=_PATH, help="Write to this file instead of standard output.")
+def graph(topology: Path, policy: Path | None, form: str, output: Path | None) -> None:
+    """Draw a topology."""
+    with _mistakes():
+        from testbed.lab import graph, graph_mermaid
+        from testbed.plan.load import load_topology_plan
+
+        plan = load_topology_plan(topology, policy)
+        text = graph.to_svg(plan) if form == "svg" else graph_mermaid.to_mermaid(plan)
+        if output:
+            output.write_text(text, encoding="utf-8")
+        else:
+            click.echo(text, nl=False)
+
+
+@contextmanager
+def _mistakes() -> Iterator[None]:
+    """The one place where what a user can cause becomes a message and an exit code."""
+    from enforcer.yamlfile import FileError
+
+    try:
+        yield
+    except FileError as error:
+        raise Mistake(str(error)) from None
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Impossible(f"{where}{error.strerror or error}") from None
+    except Exception as error:
+        _known(error)
+        raise
+
+
+def _known(error: Exception) -> None:
+    """The errors of modules that are imported only when used; raises its message if it is one of them."""
+    modules = sys.modules
+    folder = modules.get("testbed.session_folder")
+    if folder is not None and isinstance(error, folder.FolderError):
+        raise Mistake(str(error)) from None
+    world = modules.get("testbed.world")
+    if world is not None and isinstance(error, world.WorldError):
+        raise Impossible(str(error)) from None
+    interactive = modules.get("testbed.lab.interactive")
+    if interactive is not None and isinstance(error, interactive.InteractiveError):
+        raise Impossible("\n  ".join([str(error), *error.details])) from None  # type: ignore[attr-defined]
+
+
+def _plain_end(outcome: str, reason: str) -> list[str]:
+    return [f"{outcome}: {reason}" if reason else outcome]
+
+
+if __name__ == "__main__":
+    main(prog_name="allowlab")

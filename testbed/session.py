@@ -1,0 +1,322 @@
+"""Outside: plan → world → score → report. One call is one run and leaves one run folder, whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import session_folder as folder_of
+from testbed.plan.load import load_plan
+from testbed.plan.plan import Plan
+from testbed.plan.store import write_plan
+from testbed.session_folder import PROJECT, FolderError
+from testbed.session_progress import Quiet, Show, tell
+from testbed.session_speed import faster
+from testbed.world import World, WorldError, open_world
+from testbed.world.capabilities import Capabilities
+from testbed.world.doctor import findings, probe
+
+EXIT_CODES = {"passed": 0, "failed": 1, "broken": 3, "inconclusive": 3, "interrupted": 130}
+# The inside bounds each of its own steps; this ends one that hangs all the same.
+_INSIDE_SLACK_S = 300.0
+_STOPPING_S = 20.0
+_PLAYED, _BROKEN, _INTERRUPTED = 0, 3, 130  # exit codes of testbed.timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run; None is the default of each. captures: NODE[:PORT]; enforcer: the command line of the program under test."""
+
+    seed: int | None = None
+    policy: Path | None = None
+    topology: Path | None = None
+    links: str = "auto"
+    results: Path | None = None
+    speed: float = 1.0
+    captures: tuple[str, ...] = ()
+    enforcer: str | None = None
+    report: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """outcome: passed, failed, broken, inconclusive, interrupted; lines: what to print; reason: why, unless passed or failed."""
+
+    outcome: str
+    run_dir: Path
+    exit_code: int
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+
+def run(scenario: Path, options: Options | None = None, watcher: Show | None = None) -> RunResult:
+    """Plan, play, score and report one scenario.
+
+    Raises PlanError (the files), FolderError (no run folder), ValueError (an option); nothing else for what a user can cause.
+    """
+    options = options or Options()
+    watcher = watcher or Quiet(sys.stderr)
+    started_s = time.monotonic()
+    watcher.phase("plan", str(scenario))
+    plan = faster(load_plan(scenario, options.seed, options.policy, options.topology), options.speed)
+    results, elsewhere = folder_of.results_folder(options.results)
+    if elsewhere:
+        watcher.note(elsewhere)
+    run_dir = folder_of.make_run_folder(results, plan.scenario)
+    session = _Session(plan, run_dir, options, watcher)
+    try:
+        session.begin(scenario)
+        session.took_s["plan"] = time.monotonic() - started_s
+        return session.play_and_score()
+    except OSError as error:
+        return session.end("broken", _os_error(error))
+
+
+def finish_killed(run_dir: Path) -> bool:
+    """Gives a run that was killed from outside its outcome (interrupted); False when it had ended, or still goes on."""
+    state = folder_of.read_state(run_dir)
+    if state is None or state.get("outcome") != "running" or folder_of.is_running(state):
+        return False
+    reason = "interrupted: the run was killed from outside; what was measured until then is kept"
+    _write_broken(run_dir, reason)
+    folder_of.write_state(run_dir, folder_of.last_state(state, run_dir, "interrupted", reason, {}))
+    return True
+
+
+def score_and_report(run_dir: Path, watcher: Show | None = None) -> tuple[str, ...]:
+    """Scores a run folder again and draws its report; the same records give the same bytes. Returns the terminal summary.
+
+    Raises FileNotFoundError or ValueError when the folder is not a run.
+    """
+    from testbed.report import terminal_summary, write_report
+    from testbed.score.summary import score_run
+
+    if watcher:
+        watcher.phase("score", run_dir.name)
+    score_run(run_dir)
+    if watcher:
+        watcher.phase("report", run_dir.name)
+    write_report(run_dir)
+    return tuple(terminal_summary(run_dir))
+
+
+@dataclass(slots=True)
+class _Session:
+    plan: Plan
+    run_dir: Path
+    options: Options
+    watcher: Show
+    state: dict[str, Any] = field(default_factory=dict)
+    took_s: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, scenario: Path) -> None:
+        write_plan(self.plan, self.run_dir / "plan.json")
+        files = {"scenario": scenario} | {
+            kind: path
+            for kind, path in (
+                ("topology", self.options.topology or _find(self.plan.topology_file, scenario)),
+                ("policy", self.options.policy or _find(self.plan.policy_file, scenario)),
+            )
+            if path is not None
+        }
+        config = folder_of.copy_config(self.plan, files, self.run_dir)
+        given = {
+            "links": self.options.links,
+            "speed": self.options.speed,
+            "captures": list(self.options.captures),
+        }
+        given["enforcer"] = self.options.enforcer
+        self.state = folder_of.first_state(self.plan, self.run_dir, config, given)
+        folder_of.write_state(self.run_dir, self.state)
+
+    def play_and_score(self) -> RunResult:
+        started_s = time.monotonic()
+        try:
+            capabilities = probe()
+            self.state = folder_of.with_capabilities(self.state, capabilities)
+            folder_of.write_state(self.run_dir, self.state)
+            if missing := _missing(self.plan, capabilities):
+                return self.end("broken", missing)
+            code = _play(self.plan, self.run_dir, self.options, self.watcher)
+        except WorldError as error:
+            return self.end("broken", str(error))
+        self.took_s["world"] = time.monotonic() - started_s
+        outcome, reason = _outcome(self.run_dir, code)
+        return self.end(outcome, reason)
+
+    def end(self, outcome: str, reason: str) -> RunResult:
+        """Writes down how the run ended, then scores and draws what there is; a failing score never hides the outcome.
+
+        run.json is final before the report is drawn from it, so that drawing it again gives the same bytes.
+        """
+        started_s = time.monotonic()
+        lines: tuple[str, ...] = ()
+        self._write(outcome or "running", reason)
+        try:
+            if (self.run_dir / "events.jsonl").exists():
+                summary = self._score()
+                outcome = outcome or summary["outcome"]
+                self.took_s["score"] = time.monotonic() - started_s
+                self._write(outcome, reason)
+                lines = self._report()
+                return self._result(outcome, reason, lines)
+        except OSError as error:
+            outcome, reason = outcome or "broken", reason or _os_error(error)
+        except ValueError as error:
+            outcome, reason = outcome or "broken", reason or f"the records could not be scored: {error}"
+        outcome, reason = outcome or "broken", reason or "the lab wrote no records; see logs/inside.log"
+        self._write(outcome, reason)
+        return self._result(outcome, reason, lines)
+
+    def _result(self, outcome: str, reason: str, lines: tuple[str, ...]) -> RunResult:
+        return RunResult(outcome, self.run_dir, EXIT_CODES[outcome], reason, lines)
+
+    def _score(self) -> dict[str, Any]:
+        from testbed.score.summary import score_run
+
+        self.watcher.phase("score", self.run_dir.name)
+        return score_run(self.run_dir)
+
+    def _report(self) -> tuple[str, ...]:
+        from testbed.report import terminal_summary, write_report
+
+        if self.options.report:
+            self.watcher.phase("report", self.run_dir.name)
+            write_report(self.run_dir)
+        return tuple(terminal_summary(self.run_dir))
+
+    def _write(self, outcome: str, reason: str) -> None:
+        if reason:
+            _write_broken(self.run_dir, reason)
+        if self.state:
+            with suppress(OSError):  # a full disk: the first state stays, and the message tells
+                state = folder_of.last_state(self.state, self.run_dir, outcome, reason, self.took_s)
+                folder_of.write_state(self.run_dir, state)
+
+
+def _play(plan: Plan, run_dir: Path, options: Options, watcher: Show) -> int:
+    """Runs the timeline inside a world; its exit code, 137 when it had to be killed. Raises WorldError."""
+    argv = [sys.executable, "-m", "testbed.timeline", str(run_dir), "--links", options.links]
+    argv += ["--enforcer", options.enforcer] if options.enforcer else []
+    argv += [word for capture in options.captures for word in ("--capture", capture)]
+    bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S
+    with (run_dir / "logs" / "inside.log").open("w", encoding="utf-8") as log:
+        with open_world(argv, stdout=subprocess.PIPE, stderr=log, keep=[run_dir]) as world:
+            with _one_request(world, watcher), _killed_after(world, bound_s):
+                assert world.stdout is not None
+                for line in world.stdout:
+                    text = line.decode(errors="replace")
+                    if not tell(watcher, text):
+                        log.write(text)
+                        log.flush()
+                return world.wait()
+
+
+@contextmanager
+def _one_request(world: World, watcher: Show) -> Iterator[None]:
+    """Ctrl-C (or SIGTERM, SIGHUP) asks the inside once to end; a second one kills the world."""
+    asked: list[int] = []
+    timers: list[threading.Timer] = []
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            watcher.note("stopping; what was measured is kept (Ctrl-C again to kill)")
+            world.stop()
+            timers.append(threading.Timer(_STOPPING_S, world.kill))
+            timers[0].start()
+        else:
+            world.kill()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for timer in timers:
+            timer.cancel()
+
+
+@contextmanager
+def _killed_after(world: World, bound_s: float) -> Iterator[None]:
+    timer = threading.Timer(bound_s, world.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _outcome(run_dir: Path, code: int) -> tuple[str, str]:
+    """The outcome and the reason; outcome "" means: played, the score decides."""
+    if code == _PLAYED:
+        return "", ""
+    with suppress(OSError, ValueError):
+        written = json.loads((run_dir / "broken.json").read_text(encoding="utf-8"))
+        details = written.get("details") or []
+        reason = "\n  ".join(
+            [written["reason"], *details[:8], *([f"({len(details) - 8} more)"] if len(details) > 8 else [])]
+        )
+        return ("interrupted" if code == _INTERRUPTED else "broken"), reason
+    if code == _INTERRUPTED:
+        return "interrupted", "interrupted before anything was measured"
+    if code == 137:
+        return "interrupted", "interrupted: the world was killed; what was measured until then is kept"
+    log = run_dir / "logs" / "inside.log"
+    last = (
+        log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2] if log.exists() else ""
+    )
+    return (
+        "broken",
+        f"the lab's program ended by itself (exit code {code}): {last or 'no message'}; see {log}",
+    )
+
+
+def _write_broken(run_dir: Path, reason: str) -> None:
+    """What the score reads; what the inside wrote stays."""
+    path = run_dir / "broken.json"
+    if not path.exists():
+        with suppress(OSError):
+            path.write_text(json.dumps({"reason": reason, "details": []}, indent=1) + "\n", encoding="utf-8")
+
+
+def _missing(plan: Plan, capabilities: Capabilities) -> str:
+    """What this plan needs and the kernel lacks, in a sentence; programs are looked for by what starts them."""
+    programs = capabilities.programs.keys()
+    needless = set() if plan.servers else {"tun"}
+    missing = [
+        f"{finding.title}: {finding.text}"
+        for finding in findings(capabilities)
+        if finding.status == "missing" and finding.name not in programs and finding.name not in needless
+    ]
+    return "this kernel lacks what the lab needs: " + "\n  ".join(missing) if missing else ""
+
+
+def _find(name: str | None, scenario: Path) -> Path | None:
+    """A file as the plan names it: from the project's root, else from the scenario's folder."""
+    places: Sequence[Path] = (PROJECT / name, scenario.parent / name) if name else ()
+    return next((path for path in places if path.is_file()), None)
+
+
+def _os_error(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: remove old runs, or name another disk with --results; what was measured is kept"
+    return f"{error.filename or 'the run folder'}: {error.strerror or error}"
+
+
+__all__ = ["EXIT_CODES", "FolderError", "Options", "RunResult", "finish_killed", "run", "score_and_report"]
