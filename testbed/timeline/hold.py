@@ -1,7 +1,7 @@
 """`python -m testbed.timeline.hold FOLDER`, inside a world: brings the stage of FOLDER/plan.json up and holds it until SIGINT.
 
 Says its progress on standard output, at last "ready" or "failed" (with details). While it holds, health.json lists what
-has ended by itself.
+has ended by itself. Inside, each node's name means its address (/etc/hosts of the world).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import signal
 import sys
 from pathlib import Path
 
-from testbed.lab.capture import capturing
+from testbed.lab.capture import address_names, capturing
 from testbed.lab.interactive import KeptLab, read_lab
+from testbed.lab.namespaces import cover_file
 from testbed.plan.plan import Plan
 from testbed.plan.store import read_plan
 from testbed.timeline.progress import Progress
 from testbed.timeline.stage import Broken, Stage, StageOptions
 
 _HEALTH_INTERVAL_S = 1.0
+_HOSTS = Path("/etc/hosts")
 
 
 def main() -> int:
@@ -34,6 +36,7 @@ async def _hold(folder: Path, lab: KeptLab, plan: Plan) -> int:
     progress = Progress()
     stopped = asyncio.create_task(stop.wait())
     try:
+        cover_file(_HOSTS, _HOSTS.read_text(encoding="utf-8") + _hosts(plan))
         with Stage(plan, folder, StageOptions(links=lab.links), progress) as stage:
             preparing = asyncio.create_task(stage.prepare())
             await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -59,6 +62,20 @@ async def _watch(stage: Stage, health: Path, stopped: asyncio.Task[bool]) -> Non
             health.write_text(json.dumps(died), encoding="utf-8")
             written = died
         await asyncio.wait({stopped}, timeout=_HEALTH_INTERVAL_S)
+
+
+def _hosts(plan: Plan) -> str:
+    """hosts(5) lines: a router's loopback or a host's addresses under its name, each interface of a router as NODE.INTERFACE."""
+    forwards = {node.name for node in plan.nodes if node.forwards}
+    loopbacks = {
+        each.split("/")[0] for node in plan.nodes for each in (node.loopback4, node.loopback6) if each
+    }
+    lines = [
+        f"{address} {name}"
+        for address, name in address_names(plan).items()
+        if name not in forwards or address in loopbacks
+    ]
+    return "\n".join(["", *lines, ""])
 
 
 if __name__ == "__main__":

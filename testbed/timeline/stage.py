@@ -25,12 +25,12 @@ from testbed.lab.witness import Witnesses
 from testbed.plan.plan import Plan
 from testbed.records import FILES, EventRecord
 from testbed.timeline.enforcers import EnforcerFailed, Enforcers
-from testbed.timeline.handshake_ends import HandshakeEnds, HandshakesFailed
 from testbed.timeline.progress import Progress
 from testbed.timeline.registrar import Registrar, RegistryFailed
 from testbed.traffic.attempt import Host, Target
 from testbed.traffic.bulk import run_bulk
 from testbed.traffic.driver import TunnelEnd
+from testbed.traffic.handshake_streams import handshake_streams
 
 _ENFORCER_DEADLINE_S = 15.0
 _ECHO_PORT = 7
@@ -81,7 +81,6 @@ class Stage:
             EnforcerFailed,
             VpnFailed,
             VpnUnavailable,
-            HandshakesFailed,
             FileNotFoundError,
         ) as error:
             raise Broken(*_split(str(error))) from error
@@ -106,9 +105,6 @@ class Stage:
         say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
         self.services = await asyncio.to_thread(start_services, self.lab)
         self._cleanup.callback(self.services.close)
-        self.handshake_ends = HandshakeEnds(self.lab, plan)
-        self._cleanup.callback(self.handshake_ends.close)
-        await asyncio.to_thread(self.handshake_ends.start)
         await self._start_vpn()
         say("calibrate", "measuring each shaped link")
         rows = await asyncio.to_thread(calibrate, self.lab, self.links)
@@ -172,7 +168,7 @@ class Stage:
             tunnel.name: TunnelEnd(echo[tunnel.server], _ECHO_PORT, self.clients[tunnel.name].outer_flow)
             for tunnel in plan.tunnels
         }
-        self.handshakes = self.handshake_ends.handshakes()
+        self.handshakes = handshake_streams(plan, self.services.handshake_keys)
         self.https = https_request, is_https_complete
 
     @property
@@ -240,7 +236,6 @@ class Stage:
         died = [
             *self.links.health(),
             *self.services.health(),
-            *self.handshake_ends.health(),
             *self.servers.health(),
         ]
         if self.enforcers is not None:
