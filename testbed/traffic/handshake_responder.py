@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from testbed.traffic import handshakes_ike, handshakes_openvpn, handshakes_ppp, handshakes_raw
 from testbed.traffic.handshakes_wireguard import INITIATION_BYTES, Responder
 
-_IP_PKTINFO = 8  # linux/in.h; the socket module has no name for it
+_IP_PKTINFO, _IPV6_FREEBIND = 8, 78  # linux/in.h, linux/in6.h; the socket module has no names for them
 _DRAIN = 64  # packets a socket may have before the others get their turn
 _RECEIVE_BUFFER_BYTES = 4 << 20  # the kernel gives at most net.core.rmem_max
 _BACKLOG = 4096
@@ -152,10 +152,14 @@ def main() -> int:
         answers = Answers(ResponderKeys.load(arguments.keys) if arguments.keys else ResponderKeys.new())
         asyncio.run(_until_told(serve(answers, ports, counts, _say_ready)))
     except (OSError, ValueError, KeyError) as error:
-        print(f"handshake responder: {error}", file=sys.stderr)
+        print(f"handshake responder: {_words(error)}", file=sys.stderr)
         return 3
     print(json.dumps(asdict(counts)), flush=True)
     return 0
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 async def _until_told(work) -> None:
@@ -244,6 +248,8 @@ def _prepared(sock: socket.socket) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        # IPv6 refuses a source address that is in no interface's list, as those of a local route are.
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         if sock.type == socket.SOCK_DGRAM:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock

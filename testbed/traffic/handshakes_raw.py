@@ -14,12 +14,14 @@ _AH = struct.Struct("!BBHII12s8s")  # next header, length, reserved, SPI, sequen
 _GRE = struct.Struct("!HHHHI")  # flags and version, protocol, payload length, call id, sequence
 _GRE_HEAD = (0x3001, 0x880B)  # key and sequence present, version 1; PPP
 _FROM_SERVER = 0x80000000
+_FIRST_SPI = 0x1000  # 1 to 255 are reserved (RFC 4303 §2.1)
+_NUMBERS = 1 << 28
 _FILL = bytes(range(64))
 
 
 def sample(protocol: str, number: int, from_server: bool = False) -> bytes:
-    """A packet (without IP header) carrying `number` (28 bits; 16 for GRE), towards the server or from it."""
-    spi = 0x1000 + number | (_FROM_SERVER if from_server else 0)
+    """A packet (without IP header) carrying `number` (28 bits), towards the server or from it."""
+    spi = _FIRST_SPI + number | (_FROM_SERVER if from_server else 0)
     if protocol == "esp":
         return _ESP.pack(spi, 1, _FILL)
     if protocol == "ah":
@@ -36,15 +38,14 @@ def sample(protocol: str, number: int, from_server: bool = False) -> bytes:
 
 def number_of(protocol: str, data: bytes) -> tuple[int, bool] | None:
     """The number in a sample and whether it is from the server; None for a packet that is no sample."""
-    if protocol == "esp" and len(data) == _ESP.size:
-        spi = int.from_bytes(data[:4], "big")
-    elif protocol == "ah" and len(data) == _AH.size:
-        spi = int.from_bytes(data[4:8], "big")
-    elif protocol == "gre" and len(data) == _GRE.size + 10 and struct.unpack_from("!HH", data) == _GRE_HEAD:
-        return int.from_bytes(data[-4:], "big"), data[14] == 10
+    if protocol == "gre":
+        number, from_server = int.from_bytes(data[-4:], "big"), data[14:15] == b"\x0a"
     else:
+        spi = int.from_bytes(data[:4] if protocol == "esp" else data[4:8], "big")
+        number, from_server = (spi & ~_FROM_SERVER) - _FIRST_SPI, bool(spi & _FROM_SERVER)
+    if not 0 <= number < _NUMBERS or data != sample(protocol, number, from_server):
         return None
-    return (spi & ~_FROM_SERVER) - 0x1000, bool(spi & _FROM_SERVER)
+    return number, from_server
 
 
 def answer(protocol: str, data: bytes) -> bytes | None:

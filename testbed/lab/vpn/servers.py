@@ -115,6 +115,10 @@ class VpnServers:
         """The server's public key, which a WireGuard handshake needs: 32 bytes."""
         return self._server_keys[server].public
 
+    def wireguard_client_key(self, tunnel: Tunnel) -> WireGuardKey:
+        """A tunnel's own key pair: a probe with it is answered by the real server (while no session of it runs)."""
+        return self._client_keys[tunnel.name]
+
     def tls_crypt_key(self, server: str) -> str:
         """The server's tls-crypt key file, which an OpenVPN handshake needs unless its option wrap is "none"."""
         return self._wrap_keys[server]
