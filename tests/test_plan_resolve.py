@@ -163,7 +163,7 @@ def test_bounds_are_in_the_unit_of_their_figure(plan_of) -> None:
     plan = plan_of(
         "tunnels: [{who: company, server: fra-wireguard}]\n"
         "traffic: [{group: g, probe: tunnel-echo, who: company, every: 100ms, from: 3s}]\n"
-        "bulk: [{who: company, service: fra-bulk, through: fra-wireguard, at: 5s, for: 3s}]\n"
+        "bulk: [{who: company, service: fra-vpn-bulk, through: fra-wireguard, at: 5s, for: 3s}]\n"
         "expect:\n"
         "  - {figure: false_block_ratio, where: {}, at-most: 5%}\n"
         "  - {figure: rtt_p99_s, where: {}, at-most: 150ms}\n"
@@ -269,3 +269,26 @@ def test_the_schema_writes_keys_and_units_as_files_do() -> None:
     assert "at_most" not in text
     assert "Mbit" in text
     assert json_schema("policy")["$defs"]["TimedFallbackFile"]["properties"]["after"]["pattern"]
+
+
+@pytest.mark.parametrize(
+    ("bulk", "problem"),
+    [
+        (
+            "{who: company, service: fra-bulk, through: fra-wireguard, at: 5s, for: 3s}",
+            "bulk[0].service: it is not on fra-vpn, where the tunnel ends",
+        ),
+        (
+            "{who: company, service: fra-vpn-bulk, through: fra-wireguard, at: 1s, for: 3s}",
+            "bulk[0].at: the tunnel's client does not run then",
+        ),
+        (
+            "{who: household, service: fra-vpn-bulk, through: fra-wireguard, at: 5s, for: 3s}",
+            "bulk[0].through: 'fra-wireguard' is not a server household has a tunnel to",
+        ),
+        ("{who: company, service: fra-bulk, at: 19s, for: 3s}", "bulk[0].for: it goes on past the end"),
+    ],
+)
+def test_a_bulk_phase_that_cannot_be_played_is_refused(plan_of, bulk: str, problem: str) -> None:
+    tunnels = "tunnels: [{who: company, server: fra-wireguard, from: 2s}]\n"
+    assert problems(plan_of, f"{tunnels}bulk: [{bulk}]\n") == [problem]

@@ -91,25 +91,43 @@ def resolve_bulk(resolving: Resolving, files: list[BulkFile]) -> tuple[Bulk, ...
     services = {name: service for name, service in resolving.services.items() if service.kind == "bulk"}
     for file in files:
         where = file.place
-        resolving.known((*where, "service"), file.service, services, "a bulk service")
+        is_known = resolving.known((*where, "service"), file.service, services, "a bulk service")
         if file.at + file.for_ > resolving.duration_ns:
             resolving.add((*where, "for"), "it goes on past the end", _fits(resolving.duration_ns - file.at))
         for subscriber in select(resolving, file):
-            via = None
-            if file.through is not None:
-                mine = {
-                    t.server: t.name for t in resolving.tunnels.values() if t.subscriber == subscriber.name
-                }
-                if not resolving.known(
-                    (*where, "through"), file.through, mine, f"a server {subscriber.name} has a tunnel to"
-                ):
-                    continue
-                via = mine[file.through]
+            tunnel = _tunnel(resolving, file, subscriber) if file.through is not None else None
+            if file.through is not None and tunnel is None:
+                continue
+            if tunnel and is_known:
+                _check_tunnel_end(resolving, file, tunnel, services)
             name, number = f"bulk.{subscriber.name}.{file.direction}", 2
             while name in phases:
                 name, number = f"bulk.{subscriber.name}.{file.direction}.{number}", number + 1
+            via = tunnel.name if tunnel else None
             phases[name] = Bulk(name, subscriber.name, file.service, via, file.at, file.for_, file.direction)
     return tuple(phases.values())
+
+
+def _tunnel(resolving: Resolving, file: BulkFile, subscriber: Subscriber) -> Tunnel | None:
+    mine = {each.server: each for each in resolving.tunnels.values() if each.subscriber == subscriber.name}
+    where = (*file.place, "through")
+    assert file.through is not None
+    is_known = resolving.known(where, file.through, mine, f"a server {subscriber.name} has a tunnel to")
+    return mine[file.through] if is_known else None
+
+
+def _check_tunnel_end(
+    resolving: Resolving, file: BulkFile, tunnel: Tunnel, services: dict[str, Service]
+) -> None:
+    """iperf3 through a tunnel talks to the tunnel's own end, so the service has to be there; and the client must run."""
+    node = next(server.node for server in resolving.network.servers if server.name == tunnel.server)
+    there = [name for name, service in services.items() if service.node == node]
+    if file.service not in there:
+        fix = f"write {' or '.join(there)}" if there else f"add a bulk service to {node} in the topology"
+        resolving.add((*file.place, "service"), f"it is not on {node}, where the tunnel ends", fix)
+    if not tunnel.start_ns <= file.at < tunnel.stop_ns:
+        window = f"between '{render_duration(tunnel.start_ns)}' and '{render_duration(tunnel.stop_ns)}'"
+        resolving.add((*file.place, "at"), "the tunnel's client does not run then", f"write a time {window}")
 
 
 def _streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
