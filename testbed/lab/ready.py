@@ -143,9 +143,8 @@ def _until_all_answered(
 @dataclass(slots=True)
 class _Waiting:
     pair: Pair
-    sent: dict[int, float] = field(
-        default_factory=dict
-    )  # by turn, so that a late answer is not a short round trip
+    # Sending times, which the packets carry: a late answer is no short round trip, and one to an earlier call is not ours.
+    sent_ns: set[int] = field(default_factory=set)
     last: str = "no answer"
 
 
@@ -156,7 +155,6 @@ class _Sender:
         self.family = family
         self.waiting: dict[int, _Waiting] = {}
         self.answered: dict[Pair, float] = {}
-        self._turn = 0
         with lab.inside(node):
             self.socket = socket.socket(
                 _FAMILY[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, _PROTOCOL[family]
@@ -166,11 +164,10 @@ class _Sender:
         self.waiting[len(self.waiting) + 1] = _Waiting(pair)
 
     def send(self) -> None:
-        self._turn += 1
         for sequence, waiting in self.waiting.items():
-            body = struct.pack("!Q", self._turn)
-            packet = _echo(self.family, waiting.pair.identifier, sequence, body)
-            waiting.sent[self._turn] = time.monotonic()
+            now_ns = time.monotonic_ns()
+            packet = _echo(self.family, waiting.pair.identifier, sequence, struct.pack("!Q", now_ns))
+            waiting.sent_ns.add(now_ns)
             try:
                 self.socket.sendto(packet, (waiting.pair.address, 0))
             except OSError as error:
@@ -202,9 +199,9 @@ class _Sender:
             waiting = self.waiting.get(sequence)
             if waiting is None or not _is_same(source, waiting.pair.address) or len(message) < _ECHO.size + 8:
                 return
-            sent = waiting.sent.get(struct.unpack_from("!Q", message, _ECHO.size)[0])
-            if sent is not None:
-                self.answered[waiting.pair] = time.monotonic() - sent
+            sent_ns = struct.unpack_from("!Q", message, _ECHO.size)[0]
+            if sent_ns in waiting.sent_ns:
+                self.answered[waiting.pair] = (time.monotonic_ns() - sent_ns) / 1e9
                 del self.waiting[sequence]
         elif kind == _UNREACHABLE[self.family]:
             quoted = message[_ECHO.size :]
