@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from itertools import groupby
 from typing import Any
 
 from testbed.plan.plan import Event, Tunnel
@@ -33,8 +34,9 @@ class Script:
             jobs.append((tunnel.start_ns, self._begin_tunnel(tunnel)))
             if tunnel.stop_ns < plan.duration_ns:
                 jobs.append((tunnel.stop_ns, self._end_tunnel(tunnel)))
+        for at_ns, events in groupby(plan.events, key=lambda event: event.at_ns):
+            jobs.append((at_ns, self._carry_out_all(list(events))))
         for event in plan.events:
-            jobs.append((event.at_ns, self._carry_out(event)))
             if event.action == "fault":
                 jobs.append((int(event.args["until_ns"]), self._heal(event)))
         tasks = [
@@ -43,14 +45,14 @@ class Script:
         ]
         stopped = asyncio.create_task(stop.wait())
         try:
-            everything = asyncio.gather(*tasks)
+            everything: asyncio.Future[Any] = asyncio.gather(*tasks)
             await asyncio.wait({everything, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if everything.done():
                 everything.result()
         finally:
             for task in (*tasks, stopped):
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.heal_all()
 
     async def close(self) -> None:
@@ -77,6 +79,11 @@ class Script:
 
     async def _end_tunnel(self, tunnel: Tunnel) -> None:
         self._tunnels.end(tunnel, self._stage.clients[tunnel.name])
+
+    async def _carry_out_all(self, events: list[Event]) -> None:
+        """Events of one moment, in the order they are written, so that registrations get the same numbers in each run."""
+        for event in events:
+            await self._carry_out(event)
 
     async def _carry_out(self, event: Event) -> None:
         self._event(

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from testbed import faults
 from testbed.lab.build import Lab, build
 from testbed.lab.calibrate import CalibrationFailed, calibrate
-from testbed.lab.links import Links, LinksUnavailable
+from testbed.lab.links import Backend, Links, LinksUnavailable
 from testbed.lab.nat import start_nat
 from testbed.lab.ready import NotReady, wait_ready
 from testbed.lab.routing import start_routing
@@ -22,7 +22,7 @@ from testbed.lab.services import start_services
 from testbed.lab.services_https import https_request, is_https_complete
 from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers, VpnUnavailable
 from testbed.lab.witness import Witnesses
-from testbed.plan.plan import Plan
+from testbed.plan.plan import Bulk, Plan
 from testbed.records import FILES, EventRecord
 from testbed.timeline.enforcers import EnforcerFailed, Enforcers
 from testbed.timeline.progress import Progress
@@ -48,7 +48,7 @@ class Broken(Exception):
 class StageOptions:
     """links: backend wanted. enforcer_command: the program under test instead of this project's. captures: NODE[:PORT]."""
 
-    links: str = "auto"
+    links: Literal["auto"] | Backend = "auto"
     enforcer_command: tuple[str, ...] | None = None
     captures: tuple[str, ...] = ()
 
@@ -216,25 +216,33 @@ class Stage:
         return name in self._faults
 
     async def run_bulk(self, t0_ns: int, event: Callable[[EventRecord], None], stop: asyncio.Event) -> None:
-        """The plan's iperf3 phases at their times; each one's figures become an event."""
+        """The plan's iperf3 phases at their times; each one's figures become an event, also when they are a failure."""
 
-        async def one(bulk: Any) -> None:
+        async def one(bulk: Bulk) -> None:
             await asyncio.sleep(max(0.0, (t0_ns + bulk.start_ns - time.monotonic_ns()) / 1e9))
             figures = await asyncio.to_thread(run_bulk, self.lab, bulk)
             event(EventRecord(time.monotonic_ns() - t0_ns, "bulk", bulk.name, figures))
 
-        tasks = [asyncio.create_task(one(bulk)) for bulk in self.plan.bulk]
+        if not self.plan.bulk:
+            return
+        phases: asyncio.Future[Any] = asyncio.gather(*(one(bulk) for bulk in self.plan.bulk))
         stopped = asyncio.create_task(stop.wait())
-        if tasks:
-            await asyncio.wait({asyncio.gather(*tasks), stopped}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*tasks, stopped):
-            task.cancel()
-        await asyncio.gather(*tasks, stopped, return_exceptions=True)
+        try:
+            await asyncio.wait({phases, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if phases.done():
+                phases.result()
+        except ValueError as error:
+            raise Broken(str(error)) from error
+        finally:
+            stopped.cancel()
+            phases.cancel()
+            await asyncio.gather(phases, return_exceptions=True)
 
     def died(self) -> list[str]:
         """What has ended on its own since the start, one sentence each."""
         died = [
             *self.links.health(),
+            *self.witnesses.health(),
             *self.services.health(),
             *self.servers.health(),
         ]
