@@ -153,8 +153,8 @@ class Index:
                     self._shapes.clear()
                 changes.append(Change(shape, key, number, None))
                 continue
-            table[key] = rest if len(rest) > 1 else rest[0]
-            if numbers[0] == number:
+            table[key] = rest if len(rest) > 1 else min(rest)
+            if min(numbers) == number:
                 changes.append(Change(shape, key, number, min(rest)))
         return changes
 

@@ -174,21 +174,19 @@ def _candidates(packet: Packet, policy: Policy):
 def _by_port(packet: Packet):
     """The destination's port says it, unless the packet comes from a service; the source's port only together with a header.
 
-    A client behind carrier-grade NAT may send from any port, 1194 and 51820 included, so a source port alone proves nothing.
+    A client behind carrier-grade NAT may send from any port, 1194 and 51820 included, so a source port alone proves nothing;
+    but a server's packet may be the first one seen of a tunnel that is older than the enforcer.
     """
-    ports = TCP_PORTS if packet.protocol == TCP else UDP_PORTS
+    ports, transport = (TCP_PORTS, "tcp") if packet.protocol == TCP else (UDP_PORTS, "udp")
     if packet.dst_port in ports and not _is_service(packet.src_port):
         yield Recognised(ports[packet.dst_port], ports[packet.dst_port])
     if packet.src_port in ports and not _is_service(packet.dst_port):
         protocol = ports[packet.src_port]
-        if packet.protocol == TCP:
-            is_answer = packet.tcp_flags & (SYN | ACK) == SYN | ACK
-        else:
-            is_answer = any(
-                message.protocol == protocol and message.transport == "udp" and fits(packet, message)
-                for message in FIRST_MESSAGES
-            )
-        if is_answer:
+        is_answer = packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN | ACK
+        if is_answer or any(
+            message.protocol == protocol and message.transport == transport and fits(packet, message)
+            for message in FIRST_MESSAGES
+        ):
             yield Recognised(protocol, protocol)
 
 

@@ -50,7 +50,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class FirstMessage:
-    """What the first message of a protocol looks like. from_server: the answer, looked for only from documented ports.
+    """What the first message of a protocol looks like. from_server: what a server sends, looked for only from documented ports.
 
     lengths: smallest and largest UDP payload in bytes (None over TCP, where the message says its own length).
     """
@@ -66,6 +66,7 @@ class FirstMessage:
 
 # OpenVPN: opcode << 3 | key id, and the key id of a first packet is 0 (openvpn-rfc, openvpn-wire-protocol.xml).
 _CLIENT_V2, _CLIENT_V3, _SERVER_V2 = 7 << 3, 10 << 3, 8 << 3
+_DATA_V2 = tuple(9 << 3 | key for key in range(8))
 _OPENVPN_SOURCE = "openvpn-wire-protocol.xml; openvpn src/openvpn/ssl_pkt.h, packet_id.h"
 # HMAC sizes of tls-auth digests: MD5, SHA1, SHA224, SHA256, SHA384, SHA512.
 _HMACS = (16, 20, 28, 32, 48, 64)
@@ -121,6 +122,11 @@ def _openvpn() -> tuple[FirstMessage, ...]:
     # The server's answer: opcode, session id, one ack (1, id 0, the client's session id), id 0.
     answer = (Field(0, 1, (_SERVER_V2,)), Field(9, 1, (1,)), Field(10, 4, (0,)), Field(22, 4, (0,)))
     messages.append(_openvpn_udp("server-reset", answer, (26, 26), from_server=True))
+    # P_DATA_V2 (9) with any key id, and a peer id below 65536 (openvpn-wire-protocol.xml).
+    data = (Field(0, 1, _DATA_V2), Field(1, 1, (0,)))
+    messages.append(_openvpn_udp("server-data", data, (24, 65507), from_server=True))
+    shifted = (Field(2, 1, _DATA_V2), Field(3, 1, (0,)))
+    messages.append(_openvpn_tcp("server-data", shifted, from_server=True))
     return tuple(messages)
 
 
@@ -130,8 +136,8 @@ def _openvpn_udp(
     return FirstMessage("openvpn-udp", name, "udp", fields, lengths, from_server, _OPENVPN_SOURCE)
 
 
-def _openvpn_tcp(name: str, fields: tuple[Field, ...]) -> FirstMessage:
-    return FirstMessage("openvpn-tcp", name, "tcp", fields, source=_OPENVPN_SOURCE)
+def _openvpn_tcp(name: str, fields: tuple[Field, ...], from_server: bool = False) -> FirstMessage:
+    return FirstMessage("openvpn-tcp", name, "tcp", fields, None, from_server, _OPENVPN_SOURCE)
 
 
 # A DNS query with the id 0x0100 to 0x0400 and no flags begins like WireGuard (ipfixprobe PR 57); where WireGuard has a random
@@ -180,6 +186,15 @@ FIRST_MESSAGES: tuple[FirstMessage, ...] = (
         from_server=True,
         source=_WIREGUARD_SOURCE,
     ),
+    FirstMessage(
+        "wireguard",
+        "server-data",
+        "udp",
+        (Field(0, 4, (0x04000000,)),),
+        (32, 65507),
+        from_server=True,
+        source=_WIREGUARD_SOURCE,
+    ),
     *_openvpn(),
     *_ike(0, from_server=False),
     *_ike(4, from_server=False),
@@ -203,10 +218,20 @@ FIRST_MESSAGES: tuple[FirstMessage, ...] = (
         "l2tp",
         "answer",
         "udp",
-        (Field(0, 2, (0xC802,)),),
+        (
+            Field(0, 2, (0xC802, 0x4002, 0x0002, 0x4202, 0x0202)),
+        ),  # control; data with or without length, offset
         (12, 65507),
         from_server=True,
         source="RFC 2661 section 3.1",
+    ),
+    FirstMessage(
+        "pptp",
+        "answer",
+        "tcp",
+        (Field(2, 2, (1,)), Field(4, 4, (0x1A2B3C4D,))),
+        from_server=True,
+        source="RFC 2637 section 2",
     ),
     FirstMessage(
         "pptp",

@@ -68,7 +68,7 @@ class Dataplane(Protocol):
         ...
 
     def sweep(self) -> int:
-        """Forget the kernel's state of flows that were cut; returns how many. The cut itself does not wait for it."""
+        """Take the registrations' numbers off flows that were cut; returns how many. The cut itself does not wait for it."""
         ...
 
     def counters(self) -> dict[str, Count]:

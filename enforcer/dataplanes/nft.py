@@ -17,7 +17,7 @@ from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute
 from enforcer.dataplanes.nflog import NfLog
 from enforcer.decide import JUDGED_AGAIN, REVOKED, Fallback
 from enforcer.policy import Policy
-from enforcer.protocols import AH, ESP, GRE, L2TP_IP, TCP, TCP_PORTS, UDP, UDP_PORTS
+from enforcer.protocols import TCP, UDP
 
 TABLE = "inet allowlist"
 LOG_GROUP = 4747
@@ -153,15 +153,12 @@ class NftDataplane:
         )
 
     def sweep(self) -> int:
-        """Cut flows at documented ports are forgotten, for any packet of theirs is judged by its port; the others keep a mark
-        that stops them, for in the middle of a flow nothing else shows what they are."""
+        """The flows keep an entry whose mark stops them: were it deleted, the flow's next packet would begin a new one, and in
+        the middle of a flow at an undocumented port, or from its server, nothing shows what it is. It ends when they do."""
         swept = 0
         marks = set(self._cut)
         for entry in self._tracked(marks):
-            if "ports" in self._policy.recognise_by and _shows_itself(entry):
-                swept += conntrack.delete(self._netfilter, entry)
-            else:
-                swept += conntrack.set_mark(self._netfilter, entry, REVOKED)
+            swept += conntrack.set_mark(self._netfilter, entry, REVOKED)
         if marks:
             self._nft.run(_elements("delete", "cut", sorted(marks)))
             self._cut -= marks
@@ -367,11 +364,3 @@ def _elements(verb: str, name: str, marks: Iterable[int]) -> str:
 def _stale(names: Iterable[str], generation: str) -> list[str]:
     """Maps of other generations: their names end in ".GENERATION"."""
     return [name for name in names if "." in name and not name.endswith(f".{generation}")]
-
-
-def _shows_itself(entry: conntrack.Tracked) -> bool:
-    """Whether every packet of the flow, in the direction it began in, says by number or port what it is."""
-    if entry.protocol in (ESP, AH, L2TP_IP, GRE):
-        return True
-    ports = TCP_PORTS if entry.protocol == TCP else UDP_PORTS
-    return entry.dst_port in ports

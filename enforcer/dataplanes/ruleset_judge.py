@@ -29,7 +29,8 @@ def judge_chains(policy: Policy) -> dict[str, list[str]]:
         else [],
         "judge-tcp": _judge_tcp(policy),
         "judge-udp": _judge_udp(policy),
-        "answers": _answers(policy),
+        "answers-udp": _answers(policy, "udp"),
+        "answers-tcp": _answers(policy, "tcp"),
     }
 
 
@@ -88,9 +89,10 @@ def _judge_tcp(policy: Policy) -> list[str]:
     if "ports" in policy.recognise_by:
         for port, protocol in _governed(TCP_PORTS, policy):
             rules.append(f"tcp dport {port} tcp sport {_NOT_A_SERVICE} goto found-{protocol}")
-        for port, protocol in _governed(TCP_PORTS, policy):
-            flags = "tcp flags & (syn | ack) == syn | ack"
-            rules.append(f"tcp sport {port} tcp dport {_NOT_A_SERVICE} {flags} goto found-{protocol}")
+        ports = _governed(TCP_PORTS, policy)
+        if ports:
+            sources = ", ".join(str(port) for port, _ in ports)
+            rules.append(f"tcp sport {{ {sources} }} tcp dport {_NOT_A_SERVICE} jump answers-tcp")
     rules += _first_messages(policy, "tcp")
     # A raw load of a payload byte that is not there matches neither rule.
     has_payload = ["@ih,0,8 0 goto clear", "@ih,0,8 != 0 goto clear"]
@@ -105,18 +107,23 @@ def _judge_udp(policy: Policy) -> list[str]:
             rules.append(f"udp dport {port} udp sport {_NOT_A_SERVICE} goto found-{protocol}")
         if ports:
             rules.append(
-                f"udp sport {{ {', '.join(map(str, ports))} }} udp dport {_NOT_A_SERVICE} jump answers"
+                f"udp sport {{ {', '.join(map(str, ports))} }} udp dport {_NOT_A_SERVICE} jump answers-udp"
             )
     return [*rules, *_first_messages(policy, "udp"), "goto clear"]
 
 
-def _answers(policy: Policy) -> list[str]:
-    return [
-        f"udp sport {port} {_message(message)} goto found-{protocol}"
-        for port, protocol in _governed(UDP_PORTS, policy)
-        for message in FIRST_MESSAGES
-        if message.transport == "udp" and message.protocol == protocol
-    ]
+def _answers(policy: Policy, transport: str) -> list[str]:
+    """What comes from a documented port and has a header of its protocol."""
+    rules = []
+    for port, protocol in _governed(TCP_PORTS if transport == "tcp" else UDP_PORTS, policy):
+        if transport == "tcp":
+            rules.append(f"tcp sport {port} tcp flags & (syn | ack) == syn | ack goto found-{protocol}")
+        rules += [
+            f"{transport} sport {port} {_message(message)} goto found-{protocol}"
+            for message in FIRST_MESSAGES
+            if message.transport == transport and message.protocol == protocol
+        ]
+    return rules
 
 
 def _first_messages(policy: Policy, transport: str) -> list[str]:
