@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -21,6 +22,7 @@ from testbed.plan.store import read_plan
 
 def main() -> int:
     folder = Path(sys.argv[1])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `allowlab ps | head` is no error
     with tempfile.TemporaryDirectory() as logs, attach(read_plan(folder / "plan.json"), Path(logs)) as lab:
         found = inspect(lab)
     with suppress(FileNotFoundError):

@@ -20,10 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.lab.capture import parse_wish
 from testbed.lab.enter import run_in_world
-from testbed.plan.load import load_topology_plan
-from testbed.plan.store import write_plan
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -81,6 +78,11 @@ def up(
 
     Raises plan.load.PlanError for wrong files, InteractiveError for the rest; then, and on Ctrl-C, nothing keeps running.
     """
+    # Here, not above: `exec` and `down` answer at once because they do without the file models.
+    from testbed.lab.capture import parse_wish
+    from testbed.plan.load import load_topology_plan
+    from testbed.plan.store import write_plan
+
     plan = load_topology_plan(topology, policy)
     name = name or plan.scenario
     if not _NAME.fullmatch(name):

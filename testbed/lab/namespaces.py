@@ -82,6 +82,13 @@ def open_namespaces(names: Sequence[str]) -> Iterator[dict[str, int]]:
             os.close(fd)
 
 
+def cover_file(path: Path, text: str) -> None:
+    """Show text as the content of an existing file, to this world only. Raises OSError."""
+    cover = Path("/run") / f"cover-{path.name}"
+    cover.write_text(text, encoding="utf-8")
+    _mount(str(cover), path, "none", _MS_BIND)
+
+
 @contextmanager
 def inside(netns_fd: int) -> Iterator[None]:
     """This thread is in the namespace; sockets and children made here belong to it. Never await inside."""
