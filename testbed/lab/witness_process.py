@@ -142,7 +142,7 @@ class Witness:
 
     def _carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
         if "taps" in order:
-            self._file = Path(order["path"]).open("wb", buffering=0)
+            self._file = Path(order["path"]).open("wb", buffering=0)  # noqa: SIM115
             self._file.write(self._deflate.flush(zlib.Z_SYNC_FLUSH))
             for each in order["taps"]:
                 tap = socket.socket(fileno=each["fd"])
