@@ -122,6 +122,9 @@ def _furnish(options: dict) -> None:
         os.close(descriptor)
     for path in ("/run/netns", "/run/wireguard", "/run/lock"):
         os.mkdir(path)
+    for alias, folder in options["aliases"].items():
+        os.makedirs(alias)
+        _mount("alias", folder, alias, None, _MS_BIND)
     # A world inside this world (a test of one) may mount a proc of its own only where an uncovered one is to be seen
     # (mount_too_revealing() in the kernel's fs/namespace.c).
     os.mkdir("/run/proc", 0o700)

@@ -21,6 +21,12 @@ from testbed.world.refusal import explain
 
 _INIT = Path(__file__).with_name("init.py")
 _PROJECT = Path(__file__).resolve().parents[2]
+# Where an ordinary user's PATH does not look and Debian puts servers (strongSwan has a folder of its own).
+_SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/ipsec")
+# AppArmor profiles attach to a program by its path, and Debian's for unbound, charon and swanctl confine them to the
+# host's folders. Inside, PATH finds the same programs under these second names, which no profile mentions.
+_ALIASES = {"/run/host/sbin": "/usr/sbin", "/run/host/bin": "/usr/bin", "/run/host/ipsec": "/usr/lib/ipsec"}
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 IN_WORLD = "ALLOWLAB_WORLD"  # set to 1 in the environment of what runs inside
 
 
@@ -101,7 +107,12 @@ def open_world(
         "cwd": str(cwd),
         "keep": _kept([cwd, _PROJECT, Path(sys.prefix), Path(sys.base_prefix), *keep]),
     }
+    aliases = _aliases()
+    options["aliases"] = aliases
     environment = dict(os.environ if env is None else env)
+    path = environment.get("PATH", os.defpath).split(os.pathsep)
+    path += [folder for folder in _SERVER_FOLDERS if folder not in path]
+    environment["PATH"] = os.pathsep.join([*aliases, *path])
     environment[IN_WORLD] = "1"
     environment["TMPDIR"] = "/tmp"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PROJECT), environment.get("PYTHONPATH")]))
@@ -176,6 +187,14 @@ def _await_ready(process: subprocess.Popen[Any], status: int, program: str) -> N
             f"the world's init ended before it was ready ({how}); look for the kernel's OOM killer in dmesg"
         )
     raise WorldError(explain(answer["step"], answer["errno"], answer["text"], answer["about"] or program))
+
+
+def _aliases() -> dict[str, str]:
+    try:
+        is_enabled = _APPARMOR.read_text(encoding="ascii").strip() == "Y"
+    except OSError:
+        is_enabled = False
+    return {alias: folder for alias, folder in _ALIASES.items() if is_enabled and Path(folder).is_dir()}
 
 
 def _kept(paths: Sequence[Path]) -> list[str]:
