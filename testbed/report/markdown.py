@@ -1,0 +1,58 @@
+"""A run as Markdown, for pull requests and job summaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testbed.report.story import claims, finding
+from testbed.report.tables import VERDICT_MARKS, expected, hurt
+from testbed.report.words import OUTCOME_WORDS
+
+_MOST_HURT = 10
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The finding, the expectations and who was hurt."""
+    lines = [
+        f"## {_cell(summary['title'])}: {summary['outcome']}",
+        "",
+        f"{_cell(finding(summary))} {claims(summary)}",
+        "",
+    ]
+    rows = expected(summary)
+    if rows:
+        lines += ["| | asked | seen | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            verdict = row.verdict + (f": {row.reason}" if row.reason and row.verdict != "passed" else "")
+            cells = (
+                VERDICT_MARKS[row.verdict],
+                f"{row.name}: {row.asked}",
+                row.seen,
+                row.interval,
+                row.n,
+                verdict,
+            )
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("")
+    people, _ = hurt(summary)
+    if people:
+        lines += ["| who | when | lasted | what | why |", "|---|---|---|---|---|"]
+        for row in people[:_MOST_HURT]:
+            cells = (
+                f"{row.subscriber} ({row.kind})",
+                row.when,
+                row.lasted,
+                OUTCOME_WORDS[row.outcome],
+                row.why,
+            )
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        if len(people) > _MOST_HURT:
+            lines.append(f"\n{len(people) - _MOST_HURT} more in report.html.")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    for mark in "\\`*_|<>[]":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("\n", " ")

@@ -1,0 +1,231 @@
+"""The timeline: what became of the attempts each second, round trips, and beneath both what happened: faults, ledger, links."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from testbed.report.story import Story
+from testbed.report.style import (
+    BLOCKED,
+    CLASS_LOOKS,
+    DEGRADED,
+    ENFORCER_ON,
+    FAINT,
+    OUTCOME_LOOKS,
+    PASSED,
+    TEXT,
+    drawing,
+    svg,
+)
+
+_MOST_BINS = 150
+_MOST_MARKS = 24
+_LEDGER_MARKS = {
+    "pending": ("o", FAINT),
+    "active": ("^", PASSED),
+    "suspended": ("s", DEGRADED),
+    "expired": ("s", DEGRADED),
+    "revoked": ("v", BLOCKED),
+    "rejected": ("X", BLOCKED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at a moment: a ledger change, a change of address, a link set."""
+
+    at_s: float
+    label: str
+    state: str
+
+
+def plot_timeline(story: Story) -> str:
+    """SVG. Stacked attempts by outcome; median round trip with its middle 90 % by kind of traffic; lanes of events."""
+    faults, marks = fault_spans(story), event_marks(story)
+    lanes = len(faults) + (1 if marks else 0)
+    with drawing(10.5, 5.6 + 0.28 * lanes + 0.16 * len(marks)) as figure:
+        ratios = [2.3, 1.9, max(0.35, 0.22 * len(faults) + 0.17 * len(marks) + 0.25)]
+        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
+        _outcomes(top, story)
+        _round_trips(middle, story)
+        _lanes(bottom, faults, marks)
+        for axes in (top, middle):
+            _shade(axes, faults, marks)
+        bottom.set_xlim(0, story.plan.duration_ns / 1e9)
+        bottom.set_xlabel("time from the start of the scenario (s)")
+        return _finish(figure, story)
+
+
+def fault_spans(story: Story) -> list[tuple[str, float, float]]:
+    """(label, from, until) in seconds of every fault, from the records; one that was never healed lasts to the end."""
+    begun: dict[str, tuple[float, str]] = {}
+    spans = []
+    for event in story.records.events:
+        if event.kind != "fault":
+            continue
+        at = ", ".join(event.data.get("at", ()))
+        if event.data["state"] == "begun":
+            begun[event.name] = (event.t_ns / 1e9, f"{event.data['kind']} at {at}")
+        elif event.name in begun:
+            from_s, label = begun.pop(event.name)
+            spans.append((label, from_s, event.t_ns / 1e9))
+    end_s = story.plan.duration_ns / 1e9
+    spans += [(label, from_s, end_s) for from_s, label in begun.values()]
+    return sorted(spans, key=lambda span: span[1])
+
+
+def event_marks(story: Story) -> list[Mark]:
+    """Changes of state in the ledger, of addresses and of links during the scenario, by time."""
+    marks = []
+    for name in story.truth.registrations:
+        for t_ns, _, state in story.truth.transitions(name):
+            marks.append(Mark(t_ns / 1e9, f"{name} {state}", state or ""))
+    for event in story.records.events:
+        if event.kind == "address" and event.t_ns >= 0:
+            marks.append(Mark(event.t_ns / 1e9, f"{event.name} has a new address", "address"))
+        if event.kind == "script" and event.data.get("action") == "set-link":
+            marks.append(Mark(event.t_ns / 1e9, f"link {event.data['link']} set", "link"))
+    marks.sort(key=lambda mark: (mark.at_s, mark.label))
+    if len(marks) > _MOST_MARKS:
+        rest = marks[_MOST_MARKS - 1 :]
+        marks[_MOST_MARKS - 1 :] = [
+            Mark(rest[0].at_s, f"and {len(rest) - 1} more until {rest[-1].at_s:.1f} s", "")
+        ]
+    return marks
+
+
+def _outcomes(axes: Axes, story: Story) -> None:
+    table = story.summary["over_time"]
+    step = max(1, -(-len(table["outcomes"]["passed"]) // _MOST_BINS))
+    width_s = table["bin_ns"] / 1e9 * step
+    base = None
+    for outcome, look in OUTCOME_LOOKS.items():
+        counts = np.array(table["outcomes"][outcome], dtype=float)
+        if not counts.sum():
+            continue
+        counts = np.add.reduceat(counts, np.arange(0, len(counts), step)) / width_s
+        base = np.zeros(len(counts)) if base is None else base
+        axes.bar(
+            np.arange(len(counts)) * width_s,
+            counts,
+            width_s,
+            base,
+            align="edge",
+            color=look.face,
+            edgecolor=look.edge,
+            hatch=look.hatch,
+            linewidth=0,
+            label=f"{look.label} (n = {int(sum(table['outcomes'][outcome]))})",
+        )
+        base = base + counts
+    axes.set_ylabel("attempts per second")
+    axes.set_title("What became of the attempts")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.6)
+    axes.set_title(axes.get_title(loc="left"), pad=40 if len(axes.get_legend_handles_labels()[0]) > 3 else 26)
+
+
+def _round_trips(axes: Axes, story: Story) -> None:
+    groups = {stream.name: "VPN" if stream.registration else "other traffic" for stream in story.plan.streams}
+    bin_s = max(1.0, story.plan.duration_ns / 1e9 / _MOST_BINS)
+    samples: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    lost: dict[str, list[float]] = defaultdict(list)
+    for probe in story.records.probes:
+        group = groups.get(probe.flow.rpartition("#")[0])
+        if group is None:
+            continue
+        at_s = probe.scheduled_ns / 1e9
+        if probe.rtt_ns is None:
+            lost[group].append(at_s)
+        else:
+            samples[group][int(at_s // bin_s)].append(probe.rtt_ns / 1e6)
+    end = int(story.plan.duration_ns / 1e9 // bin_s) + 1
+    for number, group in enumerate(sorted({*samples, *lost}, reverse=True)):
+        colour, style = CLASS_LOOKS[number]
+        values = [samples[group].get(at, [np.nan]) for at in range(end)]
+        at_s = (np.arange(end) + 0.5) * bin_s
+        low, median, high = (np.array([np.percentile(each, q) for each in values]) for q in (5, 50, 95))
+        count = sum(len(each) for each in samples[group].values())
+        axes.fill_between(at_s, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            at_s,
+            median,
+            style,
+            color=colour,
+            lw=1.4,
+            label=f"{group}: median, middle 90 % (n = {count}, {len(lost[group])} lost)",
+        )
+    axes.set_title("Round trips from the scheduled time, and what was lost")
+    axes.set_ylabel("round trip (ms)")
+    axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, top * 1.25)
+    for number, group in enumerate(sorted(lost, reverse=True)):
+        bins = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
+        axes.plot(bins, np.full(len(bins), top * (1.17 - 0.1 * number)), "x", color=BLOCKED, ms=3.5, mew=0.9)
+        axes.annotate(
+            f"lost: {group}", (1.0, top * (1.17 - 0.1 * number)), xycoords=("axes fraction", "data"),
+            xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=BLOCKED, annotation_clip=False,
+        )  # fmt: skip
+    if samples or lost:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
+        axes.set_title(axes.get_title(loc="left"), pad=26)
+
+
+def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]) -> None:
+    row = 0.0
+    for label, from_s, until_s in faults:
+        axes.broken_barh(
+            [(from_s, until_s - from_s)],
+            (row - 0.4, 0.8),
+            color=BLOCKED,
+            alpha=0.35,
+            hatch="//",
+            edgecolor=BLOCKED,
+        )
+        _beside(axes, label, from_s, until_s, row)
+        row -= 1
+    for mark in marks:
+        shape, colour = _LEDGER_MARKS.get(mark.state, ("D", ENFORCER_ON))
+        axes.plot([mark.at_s], [row], shape, color=colour, ms=5)
+        _beside(axes, f"{mark.at_s:.1f} s  {mark.label}", mark.at_s, mark.at_s, row)
+        row -= 0.75
+    axes.set_ylim(min(row, -1) + 0.3, 0.7)
+    axes.set_yticks([])
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    if row == 0:
+        axes.text(0.5, 0.5, "nothing was scripted", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def _beside(axes: Axes, label: str, from_s: float, until_s: float, row: float) -> None:
+    """The label where there is room: right of the mark, or left of it in the right half of the plot."""
+    middle = axes.get_figure().get_axes()[0].get_xlim()[1] / 2  # type: ignore[union-attr]
+    is_left = from_s > middle
+    axes.annotate(
+        label,
+        (from_s if is_left else until_s, row),
+        xytext=(-6 if is_left else 6, 0),
+        textcoords="offset points",
+        ha="right" if is_left else "left",
+        va="center",
+        fontsize=8,
+        color=TEXT,
+    )
+
+
+def _shade(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]) -> None:
+    for _, from_s, until_s in faults:
+        axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.08, lw=0)
+    for mark in marks:
+        axes.axvline(mark.at_s, color=FAINT, lw=0.7, ls=":")
+
+
+def _finish(figure: Figure, story: Story) -> str:
+    return svg(
+        figure, story.caption, "Timeline: attempts by outcome, round trips, faults and changes of the ledger"
+    )
