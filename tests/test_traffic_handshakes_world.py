@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from testbed.lab.build import Lab, build
-from testbed.lab.vpn.site import is_bound
+from testbed.lab.vpn.sockets import is_bound
 from testbed.plan.plan import VpnServer
 from testbed.traffic import handshakes_raw
 from testbed.traffic.handshake_responder import ResponderKeys

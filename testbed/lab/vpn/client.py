@@ -17,8 +17,6 @@ State = Literal["down", "starting", "up", "restarting"]
 OuterFlow = tuple[str, str, int, str, int]
 
 _ECHO_EVERY_S = 0.05
-# How long an answer of /proc or of charon may be used for the outer flow: attempts ask far more often.
-_OUTER_AGE_S = 0.1
 _RESTART_PAUSE_S = 1.0
 # Above every metric a tunnel's own route has, so that it counts only while there is none.
 BLACKHOLE_METRIC = 9999
@@ -63,7 +61,7 @@ class VpnClient:
         self._started_s = 0.0
         self._retry_at_s = 0.0
         self._problem: str | None = None
-        self._outer: tuple[float, OuterFlow | None] = (0.0, None)
+        self._outer: OuterFlow | None = None
         self._route_probe: socket.socket | None = None
 
     @property
@@ -110,10 +108,9 @@ class VpnClient:
                 if self.state == "down":
                     raise VpnFailed(f"{self.tunnel.name}: stopped before it was up")
                 if await _echo(loop, probe, self.echo_endpoint):
-                    with self._lock:
-                        if self.state != "down":
-                            self.state = "up"
-                    return time.monotonic() - self._started_s
+                    took_s = time.monotonic() - self._started_s
+                    await asyncio.to_thread(self._came_up)
+                    return took_s
         raise TimeoutError(
             f"{self.tunnel.name} ({self.tunnel.subscriber} to {self.server.name}): no echo within {timeout_s:g} s: {site.log_end()}"
         )
@@ -128,30 +125,30 @@ class VpnClient:
             if self._route_probe is not None:
                 self._route_probe.close()
                 self._route_probe = None
-            self._outer = (0.0, None)
+            self._outer = None
 
     def outer_flow(self) -> OuterFlow | None:
         """(transport, src, src_port, dst, dst_port) as it leaves the subscriber's host; None while there is no socket.
 
-        At most 0.1 s old. transport is "udp", "tcp", or "esp" with ports 0.
+        The supervisor looks every 0.1 s, so that asking costs nothing; transport is "udp", "tcp", or "esp" with ports 0.
         """
-        with self._lock:
-            now_s = time.monotonic()
-            if self.state == "down":
-                return None
-            if now_s - self._outer[0] > _OUTER_AGE_S:
-                self._outer = (now_s, self._find_outer())
-            return self._outer[1]
+        return self._outer
 
     def health(self) -> str | None:
         """What is wrong with the client's program, with its log's last lines; None when nothing is."""
         return self._problem
 
     def supervise(self) -> None:
-        """Notice that the program has left, and start it again after a second. Called by VpnServers."""
+        """Look for the outer flow; notice that the program has left, and start it again after a second.
+
+        Called by VpnServers every 0.1 s, from its own thread.
+        """
         with self._lock:
+            if self.state == "down":
+                return
+            self._outer = self._find_outer()
             process = self._program.process
-            if self.state == "down" or process is None or process.poll() is None:
+            if process is None or process.poll() is None:
                 return
             now_s = time.monotonic()
             if self.state != "restarting":
@@ -171,6 +168,12 @@ class VpnClient:
                     self._retry_at_s = now_s + _RESTART_PAUSE_S
                 else:
                     self.state = "starting"
+
+    def _came_up(self) -> None:
+        with self._lock:
+            if self.state != "down":
+                self.state = "up"
+                self._outer = self._find_outer()
 
     def _find_outer(self) -> OuterFlow | None:
         transport, port, remote_port = self._program.outer()

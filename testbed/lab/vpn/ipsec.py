@@ -17,9 +17,9 @@ from testbed.lab.vpn.site import (
     Site,
     VpnFailed,
     end_process,
-    is_bound,
     missing_programs,
 )
+from testbed.lab.vpn.sockets import is_bound
 from testbed.lab.vpn.vici import Vici, ViciError
 from testbed.plan.plan import Tunnel, VpnServer
 

@@ -16,11 +16,11 @@ from testbed.lab.vpn.site import (
     Site,
     end_process,
     in_url,
-    is_bound,
     missing_programs,
     netmask,
     prefix_length,
 )
+from testbed.lab.vpn.sockets import is_bound
 from testbed.plan.plan import Tunnel, VpnServer
 
 OPTIONS = {"transport", "dpd_s"}

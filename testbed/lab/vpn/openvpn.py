@@ -15,11 +15,10 @@ from testbed.lab.vpn.site import (
     START_DEADLINE_S,
     Site,
     end_process,
-    is_bound,
     missing_programs,
     netmask,
-    sockets_of,
 )
+from testbed.lab.vpn.sockets import is_bound, sockets_of
 from testbed.plan.plan import Tunnel, VpnServer
 
 OPTIONS = {"timers", "keepalive_s", "wrap"}

@@ -102,52 +102,6 @@ class Site:
             time.sleep(_POLL_S)
 
 
-@dataclass(frozen=True, slots=True)
-class OuterSocket:
-    """A socket of a process, from /proc: transport "udp" or "tcp"; remote_port 0 when not connected."""
-
-    transport: str
-    local_port: int
-    remote_port: int
-    is_listening: bool
-    is_established: bool
-
-
-def sockets_of(pid: int) -> list[OuterSocket]:
-    """The UDP and TCP sockets a process holds, as its own network namespace lists them; empty when it is gone."""
-    inodes = set()
-    try:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            link = str(descriptor.readlink())
-            if link.startswith("socket:["):
-                inodes.add(link[8:-1])
-    except OSError:
-        return []
-    found = []
-    for table in ("udp", "udp6", "tcp", "tcp6"):
-        for fields in _rows(pid, table):
-            if fields[9] in inodes:
-                found.append(
-                    OuterSocket(
-                        table[:3],
-                        int(fields[1].rpartition(":")[2], 16),
-                        int(fields[2].rpartition(":")[2], 16),
-                        fields[3] == "0A",  # TCP_LISTEN, TCP_ESTABLISHED: include/net/tcp_states.h
-                        fields[3] == "01",
-                    )
-                )
-    return found
-
-
-def is_bound(pid: int, transport: str, port: int) -> bool:
-    """Whether somebody in the process's network namespace is bound to (TCP: listens on) the port."""
-    for table in (transport, f"{transport}6"):
-        for fields in _rows(pid, table):
-            if int(fields[1].rpartition(":")[2], 16) == port and (transport == "udp" or fields[3] == "0A"):
-                return True
-    return False
-
-
 def free_udp_port(site: Site, first: int | None, last: int | None, taken: set[int]) -> int:
     """A UDP port free in the node: from the top of first..last, or an ephemeral one. It joins `taken`.
 
@@ -207,14 +161,6 @@ def netmask(network: str) -> str:
 
 def prefix_length(network: str) -> int:
     return ipaddress.IPv4Network(network).prefixlen
-
-
-def _rows(pid: int, table: str) -> list[list[str]]:
-    try:
-        lines = Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]
-    except OSError:
-        return []
-    return [line.split() for line in lines]
 
 
 def _family(address: str) -> int:
