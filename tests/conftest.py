@@ -10,6 +10,8 @@ Outside, pytest collects as always; when the first such test of a module is due,
 run here: -k, -x, --lf, --junitxml, captured output and tracebacks work. tmp_path stays readable afterwards. Where the
 kernel forbids a world, the tests are skipped with the reason.
 
+A test that opens worlds itself and looks at the host is marked `@pytest.mark.world(inside=False)`: its body runs out here.
+
 Fixture `world_python`: for fast tests that want to run a snippet in a world of its own: `world_python("print(1)")` gives a CompletedProcess.
 """
 
@@ -78,7 +80,7 @@ class _Outside:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        if item.get_closest_marker("world") is None or item.config.option.setuponly:
+        if not _is_inside(item) or item.config.option.setuponly:
             return None
         if item.nodeid not in self._reports:
             self._run_module(item)
@@ -152,6 +154,11 @@ class _Outside:
             if isinstance(report.longrepr, list):  # a skip's (path, line, reason): JSON has no tuples
                 report.longrepr = tuple(report.longrepr)
         return reports
+
+
+def _is_inside(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("world")
+    return marker is not None and marker.kwargs.get("inside", True)
 
 
 def _passed_on(config: pytest.Config) -> list[str]:
