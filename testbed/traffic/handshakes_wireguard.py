@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 INITIATION_BYTES, RESPONSE_BYTES, COOKIE_BYTES = 148, 92, 64
 
+_MOST_PEERS = 65536
 _ZERO_NONCE = bytes(12)
 _ZERO_MAC = bytes(16)
 # TAI64N labels count from 2^62 and run 10 s ahead of the Unix epoch (https://cr.yp.to/libtai/tai64.html).
@@ -87,6 +88,13 @@ class Initiator:
         return struct.pack("!QI", _TAI64_EPOCH + seconds, nanoseconds)
 
 
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    public: X25519PublicKey
+    shared: bytes
+    mac1_key: bytes
+
+
 @dataclass(slots=True)
 class Responder:
     """Answers initiations to one server key, whoever they come from. private: 32 raw bytes."""
@@ -96,6 +104,7 @@ class Responder:
     _start_hash: bytes = field(init=False)
     _mac1_key: bytes = field(init=False)
     _count: int = field(init=False, default=0)
+    _peers: dict[bytes, _Peer] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._own = X25519PrivateKey.from_private_bytes(self.private)
@@ -114,13 +123,21 @@ class Responder:
         try:
             chain, key = _kdf(_kdf1(_CONSTRUCTION, data[8:40]), self._own.exchange(initiator))
             static_bytes = ChaCha20Poly1305(key).decrypt(_ZERO_NONCE, data[40:88], digest)
-            static = X25519PublicKey.from_public_bytes(static_bytes)
+            peer = self._peers.get(static_bytes) or self._know(static_bytes)
             digest = _hash(digest, data[40:88])
-            chain, key = _kdf(chain, self._own.exchange(static))
+            chain, key = _kdf(chain, peer.shared)
             ChaCha20Poly1305(key).decrypt(_ZERO_NONCE, data[88:116], digest)
         except (InvalidTag, ValueError):  # ValueError: a point of low order
             return None
-        return self._response(data[4:8], _hash(digest, data[88:116]), chain, initiator, static, static_bytes)
+        return self._response(data[4:8], _hash(digest, data[88:116]), chain, initiator, peer)
+
+    def _know(self, static: bytes) -> _Peer:
+        """What follows from a client's static key alone; kept, for a client comes again and again."""
+        public = X25519PublicKey.from_public_bytes(static)
+        peer = _Peer(public, self._own.exchange(public), _hash(b"mac1----", static))
+        if len(self._peers) < _MOST_PEERS:
+            self._peers[static] = peer
+        return peer
 
     def _response(
         self,
@@ -128,8 +145,7 @@ class Responder:
         digest: bytes,
         chain: bytes,
         initiator: X25519PublicKey,
-        static: X25519PublicKey,
-        static_bytes: bytes,
+        peer: _Peer,
     ) -> bytes:
         self._count = self._count + 1 & 0xFFFFFFFF
         ephemeral = X25519PrivateKey.generate()
@@ -137,12 +153,12 @@ class Responder:
         chain = _kdf1(chain, public)
         digest = _hash(digest, public)
         chain = _kdf1(chain, ephemeral.exchange(initiator))
-        chain = _kdf1(chain, ephemeral.exchange(static))
+        chain = _kdf1(chain, ephemeral.exchange(peer.public))
         mixed, key = _kdf3(chain, bytes(32))  # without a pre-shared key it is 32 zero bytes (§5.4.3)
         digest = _hash(digest, mixed)
         empty = ChaCha20Poly1305(key).encrypt(_ZERO_NONCE, b"", digest)
         body = struct.pack("<II", 2, self._count) + receiver + public + empty
-        return body + _mac(_hash(b"mac1----", static_bytes), body) + _ZERO_MAC
+        return body + _mac(peer.mac1_key, body) + _ZERO_MAC
 
 
 def _kdf1(chain: bytes, material: bytes) -> bytes:

@@ -33,9 +33,11 @@ class Program(Protocol):
     site: Site
     tunnel: Tunnel
     server: VpnServer
-    inner_interface: str
     exits_on_failure: bool
     process: subprocess.Popen | None
+
+    @property
+    def inner_interface(self) -> str: ...
 
     def start(self) -> None: ...
 

@@ -8,6 +8,7 @@ about 4 s). `dpd_s` turns detection on alone, which with default retransmission 
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from testbed.lab.build import Lab
@@ -23,7 +24,7 @@ from testbed.lab.vpn.sockets import is_bound
 from testbed.lab.vpn.vici import Vici, ViciError
 from testbed.plan.plan import Tunnel, VpnServer
 
-OPTIONS = {"timers", "dpd_s"}
+OPTIONS = {"timers": "default|bounded", "dpd_s": r"[1-9]\d*"}
 CHARON = "/usr/lib/ipsec/charon"
 
 _PROPOSAL = "aes128gcm16-prfsha256-ecp256"
@@ -131,10 +132,14 @@ class IpsecClient:
     ) -> None:
         """ports: the local IKE and NAT-traversal ports, 500 and 4500 or two of the subscriber's block."""
         self.site, self.tunnel, self.server = site, tunnel, server
-        self.inner_interface = "lo" if esp_in_kernel else "ipsec0"
         self.process: subprocess.Popen | None = None
         self._charon = _Charon(site, esp_in_kernel)
         self._authority, self._own, self._ports = authority, own, ports
+
+    @property
+    def inner_interface(self) -> str:
+        """charon's own interface, whose number the kernel gives ("lo" where the kernel does ESP, which needs none)."""
+        return self._charon.interface()
 
     def start(self) -> None:
         outer = self.server.address4 if self.tunnel.family == 4 else self.server.address6
@@ -180,6 +185,7 @@ class IpsecClient:
 class _Charon:
     def __init__(self, site: Site, esp_in_kernel: bool) -> None:
         self._site = site
+        self._esp_in_kernel = esp_in_kernel
         self._path = str(site.dir / "vici")
         # The first that offers IPsec wins, so charon's own has to come before kernel-netlink.
         self._plugins = _PLUGINS if esp_in_kernel else f"kernel-libipsec {_PLUGINS}"
@@ -204,6 +210,12 @@ class _Charon:
             raise VpnFailed(
                 f"{self._site.name} on {self._site.node}: charon refused its configuration ({error}): {self._site.log_end()}"
             ) from error
+
+    def interface(self) -> str:
+        if self._esp_in_kernel:
+            return "lo"
+        created = re.findall(r"created TUN device: (\S+)", self._site.log_text())
+        return created[-1] if created else "ipsec0"
 
     def associations(self) -> list[dict]:
         """The IKE associations charon holds now; empty when it is gone."""

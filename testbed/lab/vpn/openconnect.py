@@ -23,7 +23,7 @@ from testbed.lab.vpn.site import (
 from testbed.lab.vpn.sockets import is_bound
 from testbed.plan.plan import Tunnel, VpnServer
 
-OPTIONS = {"transport", "dpd_s"}
+OPTIONS = {"transport": "tls|dtls", "dpd_s": r"[1-9]\d*"}
 
 _SERVER = """\
 auth = "certificate"

@@ -21,7 +21,11 @@ from testbed.lab.vpn.site import (
 from testbed.lab.vpn.sockets import is_bound, sockets_of
 from testbed.plan.plan import Tunnel, VpnServer
 
-OPTIONS = {"timers", "keepalive_s", "wrap"}
+OPTIONS = {
+    "timers": "default|bounded",
+    "keepalive_s": r"[1-9]\d*( [1-9]\d*)?",
+    "wrap": "tls-crypt|none",
+}
 
 _KEEPALIVE = {"default": "10 120", "bounded": "2 10"}
 _BOUNDED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -153,11 +154,7 @@ class VpnServers:
         names, problems = [], []
         for server in self.lab.plan.servers:
             module = _MODULES[server.protocol]
-            unknown = set(server.options) - module.OPTIONS
-            if unknown:
-                problems.append(
-                    f"{server.name}: {server.protocol} has no option '{sorted(unknown)[0]}'; it has {', '.join(sorted(module.OPTIONS))}"
-                )
+            problems += option_problems(server)
             reason = module.missing()
             if reason is None:
                 names.append(server.name)
@@ -252,3 +249,18 @@ class VpnServers:
             taken |= {500, 4500}
             return 500, 4500
         return self._free_port(site, tunnel), self._free_port(site, tunnel)
+
+
+def option_problems(server: VpnServer) -> list[str]:
+    """One sentence for each option the server's protocol does not have, or whose value it does not understand."""
+    known = _MODULES[server.protocol].OPTIONS
+    problems = []
+    for name, value in server.options.items():
+        if name not in known:
+            problems.append(
+                f"{server.name}: {server.protocol} has no option '{name}'; it has {', '.join(known)}"
+            )
+        elif not re.fullmatch(known[name], value):
+            wanted = known[name].replace("|", " or ") if "|" in known[name] else "seconds, a whole number"
+            problems.append(f"{server.name}: option {name} is '{value}'; write {wanted}")
+    return problems

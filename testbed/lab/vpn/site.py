@@ -79,11 +79,14 @@ class Site:
 
     def log_end(self, lines: int = 4) -> str:
         """The last lines of this end's log, on one line; "no log" when it wrote nothing."""
+        return " | ".join(self.log_text().strip().splitlines()[-lines:]) or "no log"
+
+    def log_text(self) -> str:
+        """This end's log so far; "" when there is none."""
         try:
-            text = (self.lab.log_dir / f"{self.log}.log").read_text(encoding="utf-8", errors="replace")
+            return (self.lab.log_dir / f"{self.log}.log").read_text(encoding="utf-8", errors="replace")
         except OSError:
-            text = ""
-        return " | ".join(text.strip().splitlines()[-lines:]) or "no log"
+            return ""
 
     def await_state(
         self, is_so: Callable[[], bool], what: str, process: subprocess.Popen[Any] | None, deadline_s: float

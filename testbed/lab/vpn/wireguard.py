@@ -21,7 +21,7 @@ from testbed.lab.vpn.site import (
 )
 from testbed.plan.plan import Tunnel, VpnServer
 
-OPTIONS = {"keepalive_s"}
+OPTIONS = {"keepalive_s": r"[1-9]\d*"}
 
 _UAPI = Path("/run/wireguard")
 
