@@ -167,11 +167,11 @@ def test_every_figure_of_the_small_plan_is_within_tolerance(tmp_path: Path):
         ({"delay_ns": 22 * MS}, "delay"),
         ({"rate_bps": 80_000_000}, "rate"),
         ({"loss_ratio": 0.5}, "loss"),
-        ({"jitter_ns": 4 * MS}, "jitter"),
+        ({"jitter_ns": MS}, "jitter"),
     ],
 )
 def test_calibration_catches_a_link_that_is_not_what_was_asked(tmp_path: Path, wrong: dict, figure: str):
-    asked = {"delay_ns": 20 * MS, "rate_bps": 100_000_000, "jitter_ns": 10 * MS if figure == "jitter" else 0}
+    asked = {"delay_ns": 20 * MS, "rate_bps": 100_000_000, "jitter_ns": 4 * MS if figure == "jitter" else 0}
     with running(shaped(cable=asked), tmp_path) as (lab, links):
         asked_shape = links.shape("cable", "ab")
         links.change("cable", **wrong, direction="ab")

@@ -32,7 +32,7 @@ from testbed.lab.links import FRAME_BYTES, Links, Shape, burst_bytes, queue_byte
 from testbed.plan.plan import Link
 
 TRIES = 3
-_PROBES, _JITTER_PROBES = 15, 120
+_PROBES, _JITTER_PROBES = 15, 80
 # Between two probes of one train. With jitter four times the jitter, for the two families' trains alternate and a probe
 # must find none in front of it to wait for; that much at most.
 _SPACING_NS, _JITTER_SPACING_NS, _LONGEST_SPACING_NS = 40_000_000, 10_000_000, 100_000_000
@@ -144,7 +144,7 @@ def _delay_train(task: _Task) -> dict[str, Any]:
     shape = task.shape
     spacing_ns = _SPACING_NS
     if shape.jitter_ns:
-        spacing_ns = min(_LONGEST_SPACING_NS, max(_JITTER_SPACING_NS, 5 * shape.jitter_ns))
+        spacing_ns = min(_LONGEST_SPACING_NS, max(_JITTER_SPACING_NS, 4 * shape.jitter_ns))
     return {
         "count": _JITTER_PROBES if shape.jitter_ns else _PROBES,
         "spacing_ns": spacing_ns,
