@@ -292,3 +292,19 @@ def test_the_schema_writes_keys_and_units_as_files_do() -> None:
 def test_a_bulk_phase_that_cannot_be_played_is_refused(plan_of, bulk: str, problem: str) -> None:
     tunnels = "tunnels: [{who: company, server: fra-wireguard, from: 2s}]\n"
     assert problems(plan_of, f"{tunnels}bulk: [{bulk}]\n") == [problem]
+
+
+def test_enforcers_without_a_policy_and_registrations_without_an_authority_are_refused(
+    tmp_path: Path,
+) -> None:
+    topology = (ROOT / "topologies/minimal.topology.yaml").read_text()
+    (tmp_path / "t.topology.yaml").write_text(topology.replace("authority: {name: registry, at: fixed}", ""))
+    path = tmp_path / "x.scenario.yaml"
+    head = "title: t\ndescription: d\ntopology: t.topology.yaml\nduration: 20s\nenforcers: gateway\n"
+    path.write_text(head + _COMPANY + _EXPECT)
+    with pytest.raises(PlanError) as caught:
+        load_plan(path)
+    assert [f"{problem.where}: {problem.what}" for problem in caught.value.problems] == [
+        "enforcers: there is no policy for them",
+        "registrations: the topology has no authority, so nothing can be registered",
+    ]

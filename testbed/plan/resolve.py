@@ -34,6 +34,13 @@ def resolve(
     if resolving.duration_ns == 0 and scenario.duration is not None:
         resolving.add(("duration",), "a scenario of no length", "write for example '30s'")
     _check_start(resolving)
+    if scenario.enforcers is not None and scenario.policy is None and policy is None:
+        resolving.add(
+            ("enforcers",), "there is no policy for them", "add 'policy: FILE', or remove this", True
+        )
+    if scenario.registrations and network.authority is None:
+        what = "the topology has no authority, so nothing can be registered"
+        resolving.add(("registrations",), what, "add 'authority: {name: registry, at: ISP}' to it", True)
     enforcers = _enforcers(resolving) if policy else ()
     resolve_registrations(resolving, scenario.registrations)
     resolve_tunnels(resolving, scenario.tunnels)
