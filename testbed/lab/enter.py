@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from testbed.lab.namespaces import NETNS_DIR
@@ -26,6 +25,7 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
 )
 _NOT_FOUND, _NOT_ENTERED = 127, 126  # as a shell says it
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
+_OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
 def run_in_world(
@@ -36,18 +36,7 @@ def run_in_world(
     128 + number when a signal ended it, 127 when there is no such program, 126 when the world or node cannot be entered;
     the last two say why on standard error. Ctrl-C reaches the program, not this process.
     """
-    entering = os.fork()
-    if entering == 0:
-        code = _NOT_ENTERED
-        try:
-            code = _enter_and_run(init_pid, node, argv, env)
-        except OSError as error:
-            _say(
-                f"cannot enter the lab: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
-            )
-        finally:
-            os._exit(code)
-    return _wait(entering)
+    return _fork_and_wait(lambda: _enter_and_run(init_pid, node, argv, env))
 
 
 def _enter_and_run(
@@ -76,32 +65,45 @@ def _enter_and_run(
     except OSError:
         os.chdir("/")
     # Only children are in the new PID namespace.
+    return _fork_and_wait(lambda: _execute(argv, env))
+
+
+def _execute(argv: Sequence[str], env: Mapping[str, str] | None) -> int:
+    try:
+        os.execvpe(argv[0], list(argv), dict(os.environ if env is None else env))
+    except OSError as error:
+        _say(f"{argv[0]}: {error.strerror}")
+    return _NOT_FOUND
+
+
+def _fork_and_wait(run: Callable[[], int]) -> int:
+    """Run in a child and wait for it; a Ctrl-C at the terminal is for it alone, a request to end is passed on to it.
+
+    Signals are blocked and fetched one by one: a handler could run just before the wait, and be missed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_FORWARDED, *_OF_THE_TERMINAL})
     pid = os.fork()
     if pid == 0:
+        code = _NOT_ENTERED
         try:
-            os.execvpe(argv[0], list(argv), dict(os.environ if env is None else env))
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            code = run()
         except OSError as error:
-            _say(f"{argv[0]}: {error.strerror}")
+            _say(
+                f"cannot enter the lab: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
+            )
         finally:
-            os._exit(_NOT_FOUND)
-    return _wait(pid)
-
-
-def _wait(pid: int) -> int:
-    """Wait for a child; a Ctrl-C at the terminal is for it alone, a request to end is passed on to it."""
-
-    def forward(number: int, _frame: object) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    before |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+            os._exit(code)
     try:
-        status = os.waitpid(pid, 0)[1]
+        while True:
+            number = signal.sigwait({signal.SIGCHLD, *_FORWARDED, *_OF_THE_TERMINAL})
+            if number in _FORWARDED:
+                os.kill(pid, number)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _setns(fd: int, kinds: int, what: str) -> None:

@@ -1,0 +1,113 @@
+"""The outside of labs that stay: names, states, mistakes. No world needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from testbed.lab import interactive
+from testbed.lab.interactive import (
+    InteractiveError,
+    KeptLab,
+    down,
+    execute,
+    labs,
+    started_ticks,
+    up,
+    write_lab,
+)
+
+MINIMAL = Path(__file__).resolve().parents[1] / "topologies" / "minimal.topology.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def keep(name: str, *, is_running: bool) -> KeptLab:
+    """A lab whose keeper is this test, or nobody any more."""
+    ticks = started_ticks(os.getpid())
+    assert ticks is not None
+    lab = KeptLab(
+        name,
+        "t",
+        None,
+        "2024-11-12T10:00:00Z",
+        keeper_pid=os.getpid(),
+        keeper_started=ticks - (not is_running),
+    )
+    lab.folder.mkdir(parents=True)
+    write_lab(lab)
+    return lab
+
+
+def test_a_process_id_used_again_is_not_the_keeper():
+    assert keep("a", is_running=True).is_running and not keep("b", is_running=False).is_running
+
+
+def test_without_a_lab_it_says_how_to_start_one():
+    with pytest.raises(InteractiveError, match="no lab is running; start one with 'allowlab up TOPOLOGY'"):
+        execute("alice", ["true"])
+
+
+def test_with_several_labs_it_asks_which():
+    keep("a", is_running=True), keep("b", is_running=True)
+    with pytest.raises(InteractiveError, match="several labs: a, b; say which with --name"):
+        execute("alice", ["true"])
+
+
+def test_an_unknown_lab_is_named_with_those_there_are():
+    keep("a", is_running=True)
+    with pytest.raises(InteractiveError, match="there is no lab 'nope'; known: a"):
+        execute("alice", ["true"], "nope")
+
+
+def test_a_lab_that_ended_by_itself_says_where_its_logs_are_and_down_clears_it():
+    lab = keep("a", is_running=False)
+    with pytest.raises(
+        InteractiveError, match=f"the lab 'a' has ended by itself; its logs are in {lab.folder}"
+    ):
+        execute("alice", ["true"], "a")
+
+    assert down("a") == [] and labs() == [] and not lab.folder.exists()
+
+
+def test_captures_outlive_the_lab_they_were_asked_of():
+    lab = keep("a", is_running=False)
+    wanted = lab.folder / "captures" / "alice.pcapng"
+    wanted.parent.mkdir()
+    wanted.write_bytes(b"x")
+
+    assert down("a") == [wanted] and wanted.exists() and labs() == []
+
+
+def test_a_name_in_use_is_refused():
+    keep("minimal", is_running=True)
+    with pytest.raises(
+        InteractiveError, match="a lab 'minimal' is running; end it with 'allowlab down minimal'"
+    ):
+        up(MINIMAL)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", " ", "-x"])
+def test_a_name_that_is_no_file_name_is_refused(name):
+    if name:
+        with pytest.raises(InteractiveError, match="cannot be a lab's name"):
+            up(MINIMAL, name=name)
+
+
+def test_a_wrong_capture_is_refused_before_anything_starts():
+    with pytest.raises(InteractiveError, match="there is no node 'nope'"):
+        up(MINIMAL, captures=["nope"])
+    assert labs() == []
+
+
+def test_a_keeper_that_cannot_start_is_reported_with_its_last_words(monkeypatch):
+    monkeypatch.setattr(interactive.sys, "executable", "/bin/false")
+    monkeypatch.setattr(interactive, "_POLL_S", 0.001)
+    with pytest.raises(InteractiveError) as caught:
+        up(MINIMAL, deadline_s=0.5)
+    assert "did not come up" in str(caught.value) and "its logs are in" in caught.value.details[-1]
