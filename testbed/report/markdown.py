@@ -34,12 +34,12 @@ def markdown(summary: dict[str, Any]) -> str:
             )
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
-    people, _ = hurt(summary)
+    people, _left = hurt(summary)
     if people:
         lines += ["| who | when | lasted | what | why |", "|---|---|---|---|---|"]
         for row in people[:_MOST_HURT]:
             cells = (
-                f"{row.subscriber} ({row.kind})",
+                row.who,
                 row.when,
                 row.lasted,
                 OUTCOME_WORDS[row.outcome],

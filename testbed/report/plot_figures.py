@@ -60,7 +60,7 @@ def plot_round_trips(story: Story) -> str | None:
         for number, protocol in enumerate(sorted(totals)):
             colour, style = CLASS_LOOKS[number % len(CLASS_LOOKS)]
             values = np.sort(np.array(samples[protocol]))
-            label = f"{protocol} (n = {totals[protocol]}, {totals[protocol] - len(values)} lost)"
+            label = f"{protocol} (n = {totals[protocol]}, {totals[protocol] - len(values)} without)"
             if not len(values):
                 axes.plot([], [], style, color=colour, label=label)
                 continue
@@ -78,7 +78,7 @@ def plot_round_trips(story: Story) -> str | None:
         axes.set_ylim(0, 102)
         axes.set_xlabel("round trip from the scheduled time (ms)")
         axes.set_ylabel("probes answered within it (%)")
-        axes.set_title("Round trips; × where the rest was lost")
+        axes.set_title("Round trips; × where the rest got no answer")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return svg(figure, story.caption, "Distribution of round-trip times by protocol, losses included")
 

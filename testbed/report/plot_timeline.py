@@ -125,8 +125,10 @@ def _outcomes(axes: Axes, story: Story) -> None:
         base = base + counts
     axes.set_ylabel("attempts per second")
     axes.set_title("What became of the attempts")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.6)
-    axes.set_title(axes.get_title(loc="left"), pad=40 if len(axes.get_legend_handles_labels()[0]) > 3 else 26)
+    looks = len(axes.get_legend_handles_labels()[0])
+    if looks:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.6)
+        axes.set_title(axes.get_title(loc="left"), pad=40 if looks > 3 else 26)
 
 
 def _round_trips(axes: Axes, story: Story) -> None:
@@ -157,9 +159,9 @@ def _round_trips(axes: Axes, story: Story) -> None:
             style,
             color=colour,
             lw=1.4,
-            label=f"{group}: median, middle 90 % (n = {count}, {len(lost[group])} lost)",
+            label=f"{group}: median, middle 90 % (n = {count}, {len(lost[group])} without an answer)",
         )
-    axes.set_title("Round trips from the scheduled time, and what was lost")
+    axes.set_title("Round trips from the scheduled time, and what got no answer")
     axes.set_ylabel("round trip (ms)")
     axes.set_ylim(bottom=0)
     top = axes.get_ylim()[1]
@@ -168,7 +170,7 @@ def _round_trips(axes: Axes, story: Story) -> None:
         bins = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
         axes.plot(bins, np.full(len(bins), top * (1.17 - 0.1 * number)), "x", color=BLOCKED, ms=3.5, mew=0.9)
         axes.annotate(
-            f"lost: {group}", (1.0, top * (1.17 - 0.1 * number)), xycoords=("axes fraction", "data"),
+            f"no answer: {group}", (1.0, top * (1.17 - 0.1 * number)), xycoords=("axes fraction", "data"),
             xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=BLOCKED, annotation_clip=False,
         )  # fmt: skip
     if samples or lost:

@@ -85,11 +85,9 @@ def claims(summary: dict[str, Any]) -> str:
         return "Nothing was expected of this run."
     if words["passed"] == total:
         return f"All {total} expectations held." if total > 1 else "The expectation held."
-    parts = [f"{words['failed']} of {plural(total, 'expectation')} failed" if words["failed"] else ""]
-    if words["inconclusive"]:
-        parts.append(f"{words['inconclusive']} could not be decided")
-    text = ", ".join(part for part in parts if part)
-    return text[0].upper() + text[1:] + "."
+    told = {"failed": "failed", "inconclusive": "could not be decided"}
+    parts = [f"{words[each]} {verb}" for each, verb in told.items() if words[each]]
+    return f"Of {plural(total, 'expectation')} {' and '.join(parts)}."
 
 
 def main_cause(causes: dict[str, int]) -> str | None:
@@ -115,7 +113,10 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
         f"{causes[cause]} because {CAUSE_WORDS[cause]}"
         for cause in sorted(causes, key=lambda each: -causes[each])
     ]
-    return headline, f"Of these {table['k']}: {'; '.join(reasons)} ({interval}).{_duration(harm)}"
+    told = f"Of these {table['k']}: {'; '.join(reasons)}"
+    if len(causes) == 1:
+        told = f"{'All' if table['k'] > 1 else 'It was'} because {CAUSE_WORDS[main_cause(causes) or '']}"
+    return headline, f"{told} ({interval}).{_duration(harm)}"
 
 
 def _duration(harm: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def percent(ratio: float | None) -> str:
     for digits in (1, 2, 3):
         text = f"{value:.{digits}f}"
         if float(text) not in (0, 100):
-            return f"{text}\u00a0%"
+            return f"{text.removesuffix('.0')}\u00a0%"
     return "<\u00a00.001\u00a0%" if value < 50 else ">\u00a099.999\u00a0%"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from enforcer.policy import Policy
 from testbed.plan.plan import Plan
-from testbed.records import AuditRecord, FlowRecord
+from testbed.records import AuditRecord, EventRecord, FlowRecord
 from testbed.score.outcomes import Judged
 from testbed.score.truth import Truth
 from testbed.score.written import written
@@ -36,9 +36,14 @@ class _Failure:
 
 
 class EnforcerHistory:
-    """What each enforcer said of itself over time: the serial it enforced, and the failure behaviours in force."""
+    """What each enforcer said of itself over time: the serial it enforced, and the failure behaviours in force.
 
-    def __init__(self, audit: Iterable[AuditRecord]) -> None:
+    That its agent is dead it cannot say; the events of a fault and the policy's `agent-dead` say it instead.
+    """
+
+    def __init__(
+        self, audit: Iterable[AuditRecord], events: Iterable[EventRecord] = (), policy: Policy | None = None
+    ) -> None:
         self._applied: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._failures: dict[str, list[_Failure]] = defaultdict(list)
         self._blocks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -59,6 +64,25 @@ class EnforcerHistory:
                     self._failures[line.node].append(_Failure(begun[0], line.t_ns, name, begun[1]))
         for (node, name), (from_ns, do) in open_failures.items():
             self._failures[node].append(_Failure(from_ns, 2**62, name, do))
+        if policy is not None:
+            self._add_deaths(events, policy)
+
+    def _add_deaths(self, events: Iterable[EventRecord], policy: Policy) -> None:
+        do, after_ns = policy.on_failure.agent_dead, policy.on_failure.agent_dead_after_ns
+        begun: dict[str, int] = {}
+        for event in events:
+            if event.kind != "fault" or event.data.get("kind") != "enforcer-crash":
+                continue
+            for node in event.data.get("at", ()):
+                if event.data["state"] == "begun":
+                    begun[node] = event.t_ns
+                elif node in begun:
+                    death = _Failure(
+                        begun.pop(node) + after_ns, event.t_ns + _SAME_BLOCK_NS, "agent-dead", do
+                    )
+                    self._failures[node].append(death)
+        for node, from_ns in begun.items():
+            self._failures[node].append(_Failure(from_ns + after_ns, 2**62, "agent-dead", do))
 
     def says_blocked(self, node: str, flow: FlowRecord) -> bool:
         """Whether the enforcer itself wrote down a block of this flow, in either direction, while the attempt ran."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from testbed.plan.plan import Event, Plan
+from testbed.plan.plan import Plan
 from testbed.score.outcomes import Judged
 from testbed.score.truth import Truth
 
@@ -35,10 +35,10 @@ class Outage:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """From an officer's act to its effect. value_ns None: the effect never came. low_ns..value_ns: what the spacing of
-    the attempts leaves open."""
+    the attempts leaves open. state: what the act made of the registration."""
 
     registration: str
-    act: str
+    state: str
     at_ns: int
     value_ns: int | None
     low_ns: int | None = None
@@ -105,13 +105,8 @@ def waits(plan: Plan, truth: Truth, judged: Sequence[Judged], act: str) -> list[
             if act == "approval" and after == "active":
                 found.append(_first_byte(registration.name, at_ns, until_ns, attempts))
             elif act == "revocation" and before == "active":
-                found.append(_last_byte(registration.name, at_ns, until_ns, attempts))
+                found.append(_last_byte(registration.name, after or "", at_ns, until_ns, attempts))
     return [wait for wait in found if wait is not None]
-
-
-def is_event_of(event: Event, act: str) -> bool:
-    """Whether a script's event is an approval or a revocation in the sense of waits()."""
-    return event.action in (("approve", "renew") if act == "approval" else ("revoke", "suspend"))
 
 
 def _first_byte(name: str, at_ns: int, until_ns: int, attempts: Sequence[Judged]) -> Wait | None:
@@ -120,22 +115,22 @@ def _first_byte(name: str, at_ns: int, until_ns: int, attempts: Sequence[Judged]
         return None
     got = [each.flow.done_ns for each in later if each.flow.is_delivered]
     if not got:
-        return Wait(name, "approval", at_ns, None)
+        return Wait(name, "active", at_ns, None)
     first_ns = min(got)
     failed = [
         each.flow.scheduled_ns
         for each in later
         if not each.flow.is_delivered and each.flow.scheduled_ns < first_ns
     ]
-    return Wait(name, "approval", at_ns, first_ns - at_ns, max(0, max(failed, default=at_ns) - at_ns))
+    return Wait(name, "active", at_ns, first_ns - at_ns, max(0, max(failed, default=at_ns) - at_ns))
 
 
-def _last_byte(name: str, at_ns: int, until_ns: int, attempts: Sequence[Judged]) -> Wait | None:
+def _last_byte(name: str, state: str, at_ns: int, until_ns: int, attempts: Sequence[Judged]) -> Wait | None:
     later = [each for each in attempts if at_ns <= each.flow.done_ns <= until_ns]
     if not later:
         return None
     got = [each.flow.done_ns for each in later if each.flow.is_delivered]
-    return Wait(name, "revocation", at_ns, max(got) - at_ns if got else 0, max(got) - at_ns if got else 0)
+    return Wait(name, state, at_ns, max(got) - at_ns if got else 0, max(got) - at_ns if got else 0)
 
 
 def _by_stream(judged: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:

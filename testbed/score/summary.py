@@ -54,7 +54,7 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
     judged = judged_attempts(plan, records, truth)
     run = Run(plan, truth, judged, [event for event in records.events if event.kind == "bulk"])
     noise = noise_of(records.events)
-    verdicts = [judge_expectation(each, run, noise) for each in plan.expectations]
+    verdicts = [judge_expectation(each, run, noise, broken is not None) for each in plan.expectations]
     outcome: str = outcome_of(verdicts)
     if broken is not None:
         outcome = "interrupted" if str(broken.get("reason", "")).startswith("interrupted") else "broken"
@@ -97,7 +97,8 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
 
 def judged_attempts(plan: Plan, records: Records, truth: Truth) -> list[Judged]:
     """Every attempt with its outcome and cause, by scheduled time."""
-    history = EnforcerHistory(records.audit)
+    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
+    history = EnforcerHistory(records.audit, records.events, policy)
     evidence = Evidence(
         Taps(plan, records.witness),
         _lost_by_witness(records.events),
@@ -105,7 +106,6 @@ def judged_attempts(plan: Plan, records: Records, truth: Truth) -> list[Judged]:
         history.says_blocked,
     )
     judged = judge_all(plan, records.flows, truth, evidence)
-    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
     return [explain(each, plan, policy, truth, history) for each in judged]
 
 
@@ -230,6 +230,7 @@ def _harm(plan: Plan, truth: Truth, judged: Sequence[Judged], found: Sequence[Ou
 def _wait(wait: Wait) -> dict[str, Any]:
     return {
         "registration": wait.registration,
+        "state": wait.state,
         "at_ns": wait.at_ns,
         "wait_ns": wait.value_ns,
         "at_least_ns": wait.low_ns,

@@ -37,9 +37,14 @@ class Verdict:
     reason: str
 
 
-def judge_expectation(expectation: Expectation, run: Run, noise: Noise) -> Verdict:
-    """The claim is about this run, so the figure itself is compared; its interval says how far it can be generalised."""
+def judge_expectation(expectation: Expectation, run: Run, noise: Noise, is_broken: bool = False) -> Verdict:
+    """The claim is about this run, so the figure itself is compared; its interval says how far it can be generalised.
+
+    is_broken: the run ended before its end, and proves nothing either way.
+    """
     seen = measure(expectation, run)
+    if is_broken:
+        return Verdict(expectation, seen, "inconclusive", "the run did not get to its end")
     verdict, reason = _verdict(expectation, run, seen, noise)
     return Verdict(expectation, seen, verdict, reason)
 
