@@ -269,7 +269,9 @@ def _find(name: str | None, *, must_run: bool = True) -> KeptLab:
         if len(candidates) == 1:
             return candidates[0]
         if not candidates:
-            raise InteractiveError("no lab is running; start one with 'allowlab up TOPOLOGY'")
+            ended = ", ".join(f"'{lab.name}' (logs in {lab.folder})" for lab in known)
+            more = f"; ended by itself: {ended}" if ended else ""
+            raise InteractiveError(f"no lab is running; start one with 'allowlab up TOPOLOGY'{more}")
         names = ", ".join(lab.name for lab in candidates)
         raise InteractiveError(f"there are several labs: {names}; say which with --name")
     lab = next((lab for lab in known if lab.name == name), None)
