@@ -86,7 +86,8 @@ def test_killing_the_keeper_ends_everything() -> None:
 
 def test_the_lifeline_alone_ends_a_world() -> None:
     """Without the parent-death signal: the outer process closes its end and lives on."""
-    with open_world(["sh", "-c", "trap '' INT; sleep 1000"]) as world:
+    with open_world(["sh", "-c", "trap '' INT; echo ready; sleep 1000"], stdout=subprocess.PIPE) as world:
+        assert world.stdout is not None and world.stdout.readline() == b"ready\n"
         inside = processes_in(pid_namespace(first_process(world.process.pid)))
         assert len(inside) >= 2
 
