@@ -131,18 +131,18 @@ def _floods(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         left or (job["frames"] - 1) not in seen
         for left, job, seen in zip(outgoing, jobs, stamps, strict=True)
     ):
-        is_blocked = True
+        # All of it at once, into the link's own queue, which holds it: however slow this process is, the queue never runs
+        # dry. What a socket cannot take yet goes when there is room.
         for left, job in zip(outgoing, jobs, strict=True):
-            if left:
+            while left:
                 sender, first, count = left[-1]
                 data = b"".join(_SEQUENCE.pack(first + number) + filler for number in range(count))
                 try:
                     sender.sendto(data, tuple(job["to"]))
                 except (BlockingIOError, InterruptedError):
-                    continue
+                    break
                 left.pop()
-                is_blocked = False
-        for fd, _events in epoll.poll(0.001 if is_blocked else 0):
+        for fd, _events in epoll.poll(0.001):
             _drain(*receivers[fd])
     return [_rate(job, seen) for job, seen in zip(jobs, stamps, strict=True)]
 
