@@ -53,6 +53,12 @@ def test_without_a_lab_it_says_how_to_start_one():
         execute("alice", ["true"])
 
 
+def test_nothing_to_run_says_what_to_write():
+    keep("a", is_running=True)
+    with pytest.raises(InteractiveError, match="Write 'allowlab exec alice -- COMMAND'"):
+        execute("alice", ["--"])
+
+
 def test_with_several_labs_it_asks_which():
     keep("a", is_running=True), keep("b", is_running=True)
     with pytest.raises(InteractiveError, match="several labs: a, b; say which with --name"):
@@ -87,7 +93,7 @@ def test_captures_outlive_the_lab_they_were_asked_of():
 def test_a_name_in_use_is_refused():
     keep("minimal", is_running=True)
     with pytest.raises(
-        InteractiveError, match="a lab 'minimal' is running; end it with 'allowlab down minimal'"
+        InteractiveError, match="a lab 'minimal' is running; end it with 'allowlab down --name minimal'"
     ):
         up(MINIMAL)
 

@@ -50,7 +50,7 @@ def lab(tmp_path_factory):
 
 
 def test_a_program_runs_on_a_node_with_its_output_and_exit_code(lab):
-    done = act("execute('company', ['sh', '-c', 'ip -br address show eth0; exit 7'])")
+    done = act("execute('company', ('--', 'sh', '-c', 'ip -br address show eth0; exit 7'))")
     assert done.returncode == 7 and "10.21.100.2/28" in done.stdout
 
 

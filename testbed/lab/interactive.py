@@ -102,7 +102,7 @@ def up(
         return _wait_ready(lab, on_progress or (lambda _phase, _text: None), time.monotonic() + deadline_s)
     except InteractiveError as error:
         _end(_read(lab.folder) or lab, forget=False)
-        error.details.append(f"its logs are in {lab.folder}; 'allowlab down {name}' clears them")
+        error.details.append(f"its logs are in {lab.folder}; 'allowlab down --name {name}' clears them")
         raise
     except BaseException:
         _end(_read(lab.folder) or lab)
@@ -117,7 +117,13 @@ def down(name: str | None = None) -> list[Path]:
 
 
 def execute(node: str, argv: Sequence[str], name: str | None = None) -> int:
-    """Run a program on a node of a lab, on this terminal; its exit code. Raises InteractiveError when no such lab runs."""
+    """Run a program on a node of a lab, on this terminal; its exit code. A "--" before the program is left out.
+
+    Raises InteractiveError when no such lab runs.
+    """
+    argv = argv[1:] if argv[:1] in (["--"], ("--",)) else argv
+    if not argv:
+        raise InteractiveError(f"what shall run on {node}? Write 'allowlab exec {node} -- COMMAND'")
     lab = _find(name)
     env = {
         **os.environ,
@@ -179,7 +185,7 @@ def _claim(lab: KeptLab) -> None:
     known = _read(lab.folder)
     if known is not None and known.is_running:
         raise InteractiveError(
-            f"a lab '{lab.name}' is running; end it with 'allowlab down {lab.name}', or start this one with --name"
+            f"a lab '{lab.name}' is running; end it with 'allowlab down --name {lab.name}', or start this one with --name"
         )
     if lab.folder.exists():
         _forget(lab.folder)
@@ -280,7 +286,7 @@ def _find(name: str | None, *, must_run: bool = True) -> KeptLab:
         raise InteractiveError(f"there is no lab '{name}'; known: {names}")
     if must_run and not lab.is_running:
         raise InteractiveError(
-            f"the lab '{name}' has ended by itself; its logs are in {lab.folder}, 'allowlab down {name}' clears them"
+            f"the lab '{name}' has ended by itself; its logs are in {lab.folder}, 'allowlab down --name {name}' clears them"
         )
     return lab
 
