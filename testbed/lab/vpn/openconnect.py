@@ -108,7 +108,7 @@ class OpenConnectServer:
         self.site.await_state(self._is_ready, "listened", self.process, START_DEADLINE_S)
 
     def stop(self) -> None:
-        end_process(self.process)
+        end_process(self.process, patience_s=0.2)  # it tells its clients at once and then lingers
 
     def _without_groups(self, argv: list[str]) -> list[str]:
         """The command where setgroups(2) is forbidden, as in an ordinary user's user namespace.

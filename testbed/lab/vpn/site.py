@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -142,14 +144,15 @@ def missing_programs(programs: dict[str, str]) -> str | None:
 
 
 def end_process(process: subprocess.Popen[Any] | None, patience_s: float = 1.0) -> None:
-    """SIGTERM, and SIGKILL after patience_s. Nothing when it never ran or has ended."""
+    """SIGTERM, and after patience_s SIGKILL for its whole session. Nothing when it never ran or has ended."""
     if process is None or process.poll() is not None:
         return
     process.terminate()
     try:
         process.wait(patience_s)
     except subprocess.TimeoutExpired:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
