@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.report.hurt import hurt
 from testbed.report.story import claims, finding
-from testbed.report.tables import VERDICT_MARKS, expected, hurt
+from testbed.report.tables import VERDICT_MARKS, expected
 from testbed.report.words import OUTCOME_WORDS
 
 _MOST_HURT = 10
@@ -26,7 +27,7 @@ def markdown(summary: dict[str, Any]) -> str:
             verdict = row.verdict + (f": {row.reason}" if row.reason and row.verdict != "passed" else "")
             cells = (
                 VERDICT_MARKS[row.verdict],
-                f"{row.name}: {row.asked}",
+                asked,
                 row.seen,
                 row.interval,
                 row.n,

@@ -8,7 +8,8 @@ from typing import Any
 
 import jinja2
 
-from testbed.report import tables
+from testbed.report import facts, tables
+from testbed.report.hurt import hurt
 from testbed.report.junit import junit
 from testbed.report.markdown import markdown
 from testbed.report.plot_figures import plot_goodput, plot_groups, plot_people, plot_round_trips
@@ -55,8 +56,8 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    rows, more = tables.hurt(story.summary)
-    calibration = tables.calibration(story)
+    rows, more = hurt(story.summary)
+    calibration = facts.calibration(story)
     values: dict[str, Any] = {
         "plan": story.plan,
         "summary": story.summary,
@@ -64,7 +65,7 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "more": finding_parts(story.summary)[1],
         "claims": claims(story.summary),
         "tiles": tables.tiles(story.summary),
-        "caveats": tables.caveats(story),
+        "caveats": facts.caveats(story),
         "expected": tables.expected(story.summary),
         "marks": tables.VERDICT_MARKS,
         "words": OUTCOME_WORDS,
@@ -73,7 +74,8 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "groups": tables.groups(story.summary),
         "round_trips": tables.round_trips(story.summary),
         "waits": tables.waits(story.summary),
-        "machine": tables.machine(story),
+        "machine": facts.machine(story),
+        "versions": facts.versions(story),
         "calibration": calibration,
         "misses": sum(1 for row in calibration if not row["is_within"]),
         "plots": {name: svg or "" for name, svg in plots.items()},

@@ -105,7 +105,7 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
     if not table["k"]:
         return f"Nobody who was entitled was blocked: 0 of {plural(table['n'], 'attempt')} ({interval}).", ""
     headline = (
-        f"{harm['people_falsely_blocked']} of {plural(harm['people'], 'line')} lost service they were entitled to: "
+        f"{harm['people_falsely_blocked']} of {plural(harm['people'], 'subscriber')} lost service they were entitled to: "
         f"{table['k']} of {plural(table['n'], 'attempt')} ({percent(table['ratio'])}) were blocked by mistake."
     )
     causes = summary["all"]["causes"]["false_block"]
@@ -122,7 +122,7 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
 def _duration(harm: dict[str, Any]) -> str:
     if harm["not_restored"]:
         lines = {each.partition(":")[0] for each in harm["not_restored"]}
-        return f" {plural(len(lines), 'line')} did not get it back before the end."
+        return f" {plural(len(lines), 'subscriber')} did not get it back before the end."
     if harm["longest_restore_ns"]:
         return f" The longest wait until it came back was {from_ns(harm['longest_restore_ns'])}."
     return ""

@@ -1,0 +1,91 @@
+"""Who was hurt, when and why, as rows of words: what struck several people at once is one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.report.words import CAUSE_WORDS, clock, from_ns, plural
+
+_MOST_HURT = 60
+_SAME_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hurt:
+    """People who had no service they were entitled to: when, of what, and why. What struck several at once is one row."""
+
+    who: str
+    services: str
+    when: str
+    lasted: str
+    attempts: int
+    outcome: str
+    why: str
+
+
+def hurt(summary: dict[str, Any]) -> tuple[list[Hurt], str]:
+    """Rows by blame and time, and what was left off. A single attempt lost in the network is no outage worth a row."""
+    single = [row for row in summary["hurt"] if row["outcome"] != "false_block" and row["attempts"] == 1]
+    outages = _together(_by_line([row for row in summary["hurt"] if row not in single]))
+    outages.sort(key=lambda each: (each["outcome"] != "false_block", each["from_ns"], sorted(each["who"])))
+    left = []
+    if len(outages) > _MOST_HURT:
+        left.append(f"{plural(len(outages) - _MOST_HURT, 'more row')} in summary.json")
+    if single:
+        left.append(f"{plural(len(single), 'single attempt')} lost in the network")
+    return [_hurt(each) for each in outages[:_MOST_HURT]], "; ".join(left)
+
+
+def _by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line's outages of one kind that overlap, as one."""
+    merged: list[dict[str, Any]] = []
+    for row in sorted(
+        rows, key=lambda each: (each["subscriber"], each["outcome"], str(each["cause"]), each["from_ns"])
+    ):
+        last = merged[-1] if merged else None
+        same = last and all(last[key] == row[key] for key in ("subscriber", "outcome", "cause", "where"))
+        service = f"{row['protocol']} to {row['target']}"
+        if last and same and row["from_ns"] <= last["until_ns"]:
+            last["until_ns"] = max(last["until_ns"], row["until_ns"])
+            last["has_ended"] &= row["has_ended"]
+            last["attempts"] += row["attempts"]
+            last["services"].add(service)
+        else:
+            who = {f"{row['subscriber']} ({row['kind']})"}
+            merged.append({**row, "services": {service}, "who": who})
+    return merged
+
+
+def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines struck by the same thing at the same time (within _SAME_NS at both ends), as one."""
+    found: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda each: each["from_ns"]):
+        for other in found:
+            same = all(other[key] == row[key] for key in ("outcome", "cause", "where", "why", "has_ended"))
+            near = all(abs(other[key] - row[key]) <= _SAME_NS for key in ("from_ns", "until_ns"))
+            if same and near:
+                other["from_ns"] = min(other["from_ns"], row["from_ns"])
+                other["until_ns"] = max(other["until_ns"], row["until_ns"])
+                other["attempts"] += row["attempts"]
+                other["services"] |= row["services"]
+                other["who"] |= row["who"]
+                break
+        else:
+            found.append(row)
+    return found
+
+
+def _hurt(row: dict[str, Any]) -> Hurt:
+    cause = CAUSE_WORDS.get(row["cause"] or "", "")
+    why = f"{row['cause']}: {cause} ({row['why']})" if cause else row["why"]
+    services = sorted(row["services"])
+    return Hurt(
+        ", ".join(sorted(row["who"])),
+        ", ".join(services[:4]) + (f" and {len(services) - 4} more" if len(services) > 4 else ""),
+        f"{clock(row['from_ns'])} to {clock(row['until_ns'])}",
+        from_ns(row["until_ns"] - row["from_ns"]) + ("" if row["has_ended"] else ", not back"),
+        row["attempts"],
+        row["outcome"],
+        why,
+    )
