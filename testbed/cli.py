@@ -83,8 +83,10 @@ def run(
     else:
         for line in result.lines or _plain_end(result.outcome, result.reason):
             click.echo(line)
-        report = result.run_dir / "report.html"
-        click.echo(f"report: {report}" if report.exists() else f"records: {result.run_dir}")
+        for detail in result.reason.splitlines()[1:] if result.lines else ():
+            click.echo(detail, err=True)
+        if not (result.run_dir / "report.html").exists():  # else the summary names it
+            click.echo(f"records: {result.run_dir}")
     sys.exit(result.exit_code)
 
 
@@ -163,7 +165,7 @@ def report(run_dir: Path, quiet: bool) -> None:
             lines = score_and_report(run_dir, watcher)
     finally:
         watcher.close()
-    click.echo("\n".join([*lines, f"report: {run_dir / 'report.html'}"]))
+    click.echo("\n".join(lines))
 
 
 _name = click.option("--name", help="Which lab, when there are several (its name is its topology's).")
