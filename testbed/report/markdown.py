@@ -25,6 +25,7 @@ def markdown(summary: dict[str, Any]) -> str:
         lines += ["| | asked | seen | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]
         for row in rows:
             verdict = row.verdict + (f": {row.reason}" if row.reason and row.verdict != "passed" else "")
+            asked = row.asked if row.name == row.asked else f"{row.name}: {row.asked}"
             cells = (
                 VERDICT_MARKS[row.verdict],
                 asked,
