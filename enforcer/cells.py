@@ -27,6 +27,7 @@ _CLASSES = {
     "pptp": ("pptp", "gre"),
     "openconnect": ("openconnect",),
 }
+KINDS = tuple(dict.fromkeys(kind for kinds in _CLASSES.values() for kind in kinds))
 PORTLESS = ("esp", "ah", "gre", "l2tp-ip")
 ANY, ANY_PORTLESS = "any", "any-portless"
 

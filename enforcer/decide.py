@@ -146,8 +146,6 @@ def recognise(packet: Packet, policy: Policy) -> Recognised | None:
 
 
 def _candidates(packet: Packet, policy: Policy):
-    if packet.has_ah:
-        yield Recognised("ah", "ah")
     if packet.protocol in IP_PROTOCOLS and packet.protocol is not None:
         protocol = IP_PROTOCOLS[packet.protocol]
         yield Recognised(protocol, "l2tp-ip" if protocol == "l2tp" else protocol)

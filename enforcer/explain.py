@@ -171,7 +171,6 @@ def _packet(text: str) -> Packet:
         int(src),
         int(dst),
         number,
-        has_ah=number == AH,
         src_port=49152 if port else 0,  # the first of the dynamic ports (RFC 6335)
         dst_port=port,
         tcp_flags=SYN if number == TCP else 0,

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from enforcer.protocols import AH, GRE, TCP, UDP
+from enforcer.protocols import GRE, TCP, UDP
 
 SYN, RST, ACK = 0x02, 0x04, 0x10  # RFC 9293 section 3.1
 
@@ -20,8 +20,7 @@ class Packet:
     """What the headers say.
 
     version is 4 or 6, or 0 for what is not IP (then nothing else is set). src/dst are the addresses as numbers. protocol is the
-    one after IPv6 extension headers; None when they are cut off. has_ah: an authentication header was there (IPv4: the
-    protocol itself). is_fragment: not the first fragment, so no ports. ports are 0 without any. payload is what follows the
+    one after IPv6 extension headers, where an authentication header ends them (51); None when they are cut off. is_fragment: not the first fragment, so no ports. ports are 0 without any. payload is what follows the
     UDP or TCP header as far as the packet goes (GRE: the GRE header); udp_length is the UDP header's length less 8.
     """
 
@@ -29,7 +28,6 @@ class Packet:
     src: int = 0
     dst: int = 0
     protocol: int | None = None
-    has_ah: bool = False
     is_fragment: bool = False
     has_options: bool = False
     src_port: int = 0
@@ -80,7 +78,6 @@ def _ipv4(data: bytes) -> Packet:
         int.from_bytes(data[12:16], "big"),
         int.from_bytes(data[16:20], "big"),
         data[9],
-        data[9] == AH,
         bool(fragment),
         header > 20,
     )
@@ -94,12 +91,11 @@ def _ipv6(data: bytes) -> Packet:
         data = data[: 40 + length]
     src, dst = int.from_bytes(data[8:24], "big"), int.from_bytes(data[24:40], "big")
     protocol: int | None = data[6]
-    offset, has_ah, is_fragment, has_options = 40, False, False, False
+    offset, is_fragment, has_options = 40, False, False
     for _ in range(_MOST_EXTENSIONS):
-        if protocol not in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION, AH):
+        if protocol not in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION):
             break
         has_options = True
-        has_ah |= protocol == AH
         head = data[offset : offset + 8]
         if len(head) < 8:
             protocol = None
@@ -107,8 +103,6 @@ def _ipv6(data: bytes) -> Packet:
         if protocol == _FRAGMENT:
             is_fragment = bool(int.from_bytes(head[2:4], "big") & 0xFFF8)
             size = 8
-        elif protocol == AH:
-            size = (head[1] + 2) * 4  # RFC 4302 section 2.2
         else:
             size = (head[1] + 1) * 8
         offset += size
@@ -117,7 +111,7 @@ def _ipv6(data: bytes) -> Packet:
             break
     if protocol == _NO_NEXT_HEADER:
         protocol = None
-    return _transport(data, offset, 6, src, dst, protocol, has_ah, is_fragment, has_options)
+    return _transport(data, offset, 6, src, dst, protocol, is_fragment, has_options)
 
 
 def _transport(
@@ -127,11 +121,10 @@ def _transport(
     src: int,
     dst: int,
     protocol: int | None,
-    has_ah: bool,
     is_fragment: bool,
     has_options: bool,
 ) -> Packet:
-    packet = (version, src, dst, protocol, has_ah, is_fragment, has_options)
+    packet = (version, src, dst, protocol, is_fragment, has_options)
     rest = data[offset:]
     if is_fragment or protocol not in (TCP, UDP, GRE):
         return Packet(*packet, length=len(data))

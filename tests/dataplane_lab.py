@@ -84,6 +84,9 @@ def router() -> Iterator[Router]:
             _ip([*commands, "link set lo up"])
             for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
                 _write(f"/proc/sys/net/{key}", "1")
+            # A flow must not be forgotten while a long test is at other flows.
+            for key in ("udp_timeout", "udp_timeout_stream", "gre_timeout", "generic_timeout"):
+                _write(f"/proc/sys/net/netfilter/nf_conntrack_{key}", "3600")
             for key in ("all", "gc", "gs"):
                 _write(f"/proc/sys/net/ipv4/conf/{key}/rp_filter", "0")
         sides = []

@@ -100,7 +100,8 @@ def random_packet(rng: random.Random) -> Sent:
             ]
             random_packet.count += 1  # conntrack sees through the header in IPv6: each is a flow of its own
             payload = b"\x11\4" + b"\0" * 22 + inside
-            return Sent(make.ip(src, dst, protocol, payload, **options), from_server, ("new", rng.random()))
+            flow = (51, *sorted((src, dst))) if version == 4 else ("new", random_packet.count)
+            return Sent(make.ip(src, dst, protocol, payload, **options), from_server, flow)
         flow = (protocol, *sorted((src, dst)))
         if protocol == 47 and payload is make.GRE_PPTP:  # conntrack tells its two directions apart by call id
             flow = ("pptp", src, dst)

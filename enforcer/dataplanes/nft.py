@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
-from enforcer.cells import ANY, ANY_PORTLESS, PORTLESS, Change, Index, Shape
+from enforcer.cells import KINDS, PORTLESS, Change, Index, Shape
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, ruleset
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
@@ -302,17 +302,17 @@ class NftDataplane:
             if not self._covers(entry):
                 conntrack.set_mark(self._netfilter, entry, REVOKED)
 
-    def _covers(self, entry: conntrack.Tracked) -> bool:
-        for kind in {shape.kind for shape in self._index.tables}:
-            ends = (entry.src, entry.src_port, entry.dst, entry.dst_port)
-            is_portless = kind in (*PORTLESS, ANY_PORTLESS)
-            if is_portless != (entry.protocol not in (TCP, UDP)):
-                continue
-            kind = "esp" if kind == ANY_PORTLESS else "wireguard" if kind == ANY else kind
-            found = self._index.find(entry.version, kind, *ends, None)
-            if found is not None and found.registration == entry.mark:
-                return True
-        return False
+    def _covers(self, tracked: conntrack.Tracked) -> bool:
+        """Whether the flow's registration still names its two ends, for any protocol the flow may be."""
+        entry = self._index.entries[tracked.mark]
+        own = Index(self._policy.match, [entry])
+        ends = (tracked.src, tracked.src_port, tracked.dst, tracked.dst_port)
+        has_ports = tracked.protocol in (TCP, UDP)
+        return any(
+            own.find(tracked.version, kind, *ends, None)
+            for kind in KINDS
+            if (kind not in PORTLESS) == has_ports
+        )
 
     def _tracked(self, marks: set[int]) -> list[conntrack.Tracked]:
         if not marks:

@@ -69,8 +69,6 @@ _NOT_A_SERVICE = f"!= {{ {', '.join(_ranges(SERVICE_PORTS, SERVICE_PORTS_OF_VPN)
 def _judge(policy: Policy) -> list[str]:
     rules = []
     if "ah" in policy.governs:
-        # The kernel steps over an authentication header in IPv6: the header before it must be asked.
-        rules += [f"{header} nexthdr 51 goto found-ah" for header in ("ip6", "hbh", "rt", "dst", "frag")]
         rules.append("meta l4proto 51 goto found-ah")
     if "esp" in policy.governs:
         rules.append("meta l4proto 50 goto found-esp")
