@@ -20,7 +20,7 @@ from testbed.lab.ready import NotReady, wait_ready
 from testbed.lab.routing import start_routing
 from testbed.lab.services import start_services
 from testbed.lab.services_https import https_request, is_https_complete
-from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers, VpnUnavailable
+from testbed.lab.vpn import OuterFlow, VpnClient, VpnFailed, VpnServers, VpnUnavailable
 from testbed.lab.witness import Witnesses
 from testbed.plan.plan import Bulk, Plan
 from testbed.records import FILES, EventRecord
@@ -102,20 +102,22 @@ class Stage:
         self._cleanup.callback(routing.close)
         registry = asyncio.create_task(asyncio.to_thread(self._start_registry)) if plan.authority else None
         await asyncio.to_thread(wait_ready, self.lab, routing)
+        serial = await registry if registry is not None else 0
+        if plan.policy is not None and plan.enforcers:
+            self._start_enforcers(plan.policy)  # they take a second to start; the servers come up meanwhile
         say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
         self.services = await asyncio.to_thread(start_services, self.lab)
         self._cleanup.callback(self.services.close)
         await self._start_vpn()
-        say("calibrate", "measuring each shaped link")
-        rows = await asyncio.to_thread(calibrate, self.lab, self.links)
-        self._write("calibration.json", [asdict(row) for row in rows])
-        serial = await registry if registry is not None else 0
         self.witnesses = Witnesses(self.lab, self.run_dir / FILES["witness"])
         self._cleanup.callback(self.witnesses.stop)
         await asyncio.to_thread(self.witnesses.start)
-        if plan.policy is not None and plan.enforcers:
+        if self.enforcers is not None:
             say("enforcers", f"{len(plan.enforcers)} enforcers, allowlist serial {serial}")
-            await self._start_enforcers(serial)
+            await self.enforcers.wait_applied(serial, _ENFORCER_DEADLINE_S)
+        say("calibrate", "measuring each shaped link")
+        rows = await asyncio.to_thread(calibrate, self.lab, self.links)
+        self._write("calibration.json", [asdict(row) for row in rows])
         self._name_ends()
 
     def _start_registry(self) -> int:
@@ -133,16 +135,15 @@ class Stage:
             tunnel.name: self.servers.client(tunnel) for tunnel in self.plan.tunnels
         }
 
-    async def _start_enforcers(self, serial: int) -> None:
-        assert self._registrar is not None and self.plan.policy is not None
-        policy = self._write("policy.json", self.plan.policy)
-        enforcers = Enforcers(self.lab, self.plan, self._registrar.feed_url, self._registrar.key_file, policy)
+    def _start_enforcers(self, policy: dict[str, Any]) -> None:
+        path = self._write("policy.json", policy)
+        registrar = self.registrar
+        enforcers = Enforcers(self.lab, self.plan, registrar.feed_url, registrar.key_file, path)
         if self._options.enforcer_command is not None:
             enforcers.command = list(self._options.enforcer_command)
         self.enforcers = enforcers
         self._cleanup.callback(enforcers.stop)
         enforcers.start()
-        await enforcers.wait_applied(serial, _ENFORCER_DEADLINE_S)
 
     def _name_ends(self) -> None:
         plan = self.plan
@@ -165,7 +166,9 @@ class Stage:
                 self.targets[end.name, 6] = Target(end.name, end.address6, end.port, zone)
         echo = {server.name: server.inner_server4 for server in plan.servers}
         self.tunnel_ends = {
-            tunnel.name: TunnelEnd(echo[tunnel.server], _ECHO_PORT, self.clients[tunnel.name].outer_flow)
+            tunnel.name: TunnelEnd(
+                echo[tunnel.server], _ECHO_PORT, _last_outer_flow(self.clients[tunnel.name])
+            )
             for tunnel in plan.tunnels
         }
         self.handshakes = handshake_streams(plan, self.services.handshake_keys)
@@ -264,3 +267,7 @@ class Stage:
 def _split(text: str) -> tuple[str, list[str]]:
     first, *rest = text.splitlines() or ["the lab did not come up"]
     return first, rest
+
+
+def _last_outer_flow(client: VpnClient) -> Callable[[], OuterFlow | None]:
+    return lambda: client.last_outer_flow
