@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, median, pstdev
+from statistics import NormalDist, fmean, median, quantiles
 from typing import Any, Literal
 
 from testbed.plan.plan import Tolerances
@@ -15,7 +15,10 @@ Figure = Literal["delay", "jitter", "loss", "rate"]
 # Jitter's tolerance has no entry in the plan: a tenth, and what the sample's size leaves open.
 _JITTER_RATIO = 0.10
 _SIGMAS = 3.0
-_UNIFORM_STD = math.sqrt(3.0)  # a uniform ±j has a standard deviation of j / √3
+# Standard errors for a uniform ±j and n samples: of the middle mean below 0.8 j / √n (the mean's is 0.58, the
+# median's 1); of the decile range
+# 0.5 / √n of itself (order statistics: √(2pq - 2p²) with p = 0.1, over 0.8).
+_MIDDLE_MEAN_ERROR, _HALF_WIDTH_ERROR = 0.8, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +56,27 @@ class Verdict:
 
 
 def judge_delay(asked_ns: int, jitter_ns: int, delays_ns: Sequence[int], tolerances: Tolerances) -> Verdict:
-    """The median without jitter (a late reading of the clock moves it least), the mean with it."""
-    expected, spread = _expected(asked_ns, jitter_ns)
+    """The median without jitter, the mean of the middle four fifths with it: late readings of the clock move both least."""
+    expected = _middle_mean(_spread(asked_ns, jitter_ns)) if jitter_ns else float(asked_ns)
     allowed = max(tolerances.delay_floor_ns, tolerances.delay_ratio * asked_ns)
     if delays_ns and jitter_ns:
-        allowed += _SIGMAS * spread / math.sqrt(len(delays_ns))
+        allowed += _SIGMAS * jitter_ns * _MIDDLE_MEAN_ERROR / math.sqrt(len(delays_ns))
     low, high = max(0.0, expected - allowed), expected + allowed
     if not delays_ns:
         return Verdict(None, low, high, 0, False)
-    measured = fmean(delays_ns) if jitter_ns else median(delays_ns)
+    measured = _middle_mean(delays_ns) if jitter_ns else median(delays_ns)
     return Verdict(measured, low, high, len(delays_ns), low <= measured <= high)
 
 
 def judge_jitter(delay_ns: int, asked_ns: int, delays_ns: Sequence[int], tolerances: Tolerances) -> Verdict:
-    """√3 times the standard deviation, which is the half-width of a uniform spread."""
-    expected = _expected(delay_ns, asked_ns)[1] * _UNIFORM_STD
-    # Relative standard error of a uniform sample's standard deviation: √((1.8 - 1) / 4n).
-    relative = _JITTER_RATIO + _SIGMAS * math.sqrt(0.2 / max(1, len(delays_ns)))
+    """The width of the middle four fifths as that of a uniform ±j, which is 1.6 j: a few late readings do not count."""
+    expected = _half_width(_spread(delay_ns, asked_ns))
+    relative = _JITTER_RATIO + _SIGMAS * _HALF_WIDTH_ERROR / math.sqrt(max(1, len(delays_ns)))
     allowed = max(tolerances.delay_floor_ns, relative * expected)
     low, high = max(0.0, expected - allowed), expected + allowed
-    if len(delays_ns) < 2:
+    if len(delays_ns) < 10:
         return Verdict(None, low, high, len(delays_ns), False)
-    measured = pstdev(delays_ns) * _UNIFORM_STD
+    measured = _half_width(delays_ns)
     return Verdict(measured, low, high, len(delays_ns), low <= measured <= high)
 
 
@@ -97,13 +99,21 @@ def loss_probes(loss_ratio: float) -> int:
     return min(4_000, max(300, math.ceil(20 / loss_ratio)))
 
 
-def _expected(delay_ns: int, jitter_ns: int) -> tuple[float, float]:
-    """Mean and standard deviation of max(0, delay ± jitter), uniform."""
-    if jitter_ns == 0:
-        return float(delay_ns), 0.0
-    steps = 2_000
-    values = [max(0.0, delay_ns + jitter_ns * ((2 * step + 1) / steps - 1)) for step in range(steps)]
-    return fmean(values), pstdev(values)
+def _spread(delay_ns: int, jitter_ns: int) -> list[float]:
+    """What max(0, delay ± jitter), uniform, gives: evenly spaced values of it."""
+    steps = 1_000
+    return [max(0.0, delay_ns + jitter_ns * ((2 * step + 1) / steps - 1)) for step in range(steps)]
+
+
+def _middle_mean(values: Sequence[float]) -> float:
+    ordered, cut = sorted(values), len(values) // 10
+    return fmean(ordered[cut : len(ordered) - cut])
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Of a uniform spread: from its first decile to its ninth is 1.6 times the half-width."""
+    deciles = quantiles(values, n=10, method="inclusive")
+    return (deciles[8] - deciles[0]) / 1.6
 
 
 def _wilson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
