@@ -1,0 +1,143 @@
+"""The command line: exit codes, messages without tracebacks, and a plan played faster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from testbed import session_folder
+from testbed.cli import main
+from testbed.plan.load import load_plan
+from testbed.session import _outcome, finish_killed
+from testbed.session_speed import faster
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENARIO = ROOT / "scenarios" / "registration.scenario.yaml"
+
+
+def allowlab(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_imports_none_of_the_heavy_modules() -> None:
+    code = "import sys; from testbed.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("\n[")[2]
+
+    assert "'click'" in loaded  # control
+    assert not [
+        name for name in ("pydantic", "numpy", "matplotlib", "rich", "ruamel") if f"'{name}'" in loaded
+    ]
+
+
+def test_check_names_every_problem_and_exits_with_2(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.topology.yaml"
+    wrong.write_text("title: [\n")
+
+    result = allowlab("check", wrong)
+
+    assert result.exit_code == 2
+    assert f"{wrong}:" in result.output and "Traceback" not in result.output
+
+
+def test_check_without_a_path_finds_the_projects_files_well() -> None:
+    assert allowlab("check").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "no-such.scenario.yaml"), "does not exist"),
+        (("run", SCENARIO, "--speed", "0"), "--speed"),
+        (("check", "no-such-folder"), "no-such-folder: there is no such file or folder"),
+        (("report", ROOT / "docs"), "is not a run folder"),
+        (("schema", "scenery"), "scenery"),
+        (("exec", "gateway"), "Missing argument"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_a_sentence_and_exit_code_2(arguments, says: str) -> None:
+    result = allowlab(*arguments)
+
+    assert result.exit_code == 2
+    assert says in result.output and "Traceback" not in result.output
+
+
+def test_a_results_folder_that_cannot_be_written_is_named_before_anything_starts(tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+
+    result = allowlab("run", SCENARIO, "--results", occupied / "below")
+
+    assert result.exit_code == 2
+    assert f"--results {occupied / 'below'}: Not a directory; name a folder you may write to" in result.output
+
+
+def test_schemas_are_json_schemas_of_each_kind() -> None:
+    for kind in ("scenario", "topology", "policy"):
+        assert json.loads(allowlab("schema", kind).output)["$id"] == f"allowlab.{kind}/1"
+
+
+def test_a_faster_plan_divides_the_script_and_leaves_the_network_alone() -> None:
+    plan = load_plan(SCENARIO)
+
+    fast = faster(plan, 2)
+
+    assert [event.at_ns * 2 for event in fast.events] == pytest.approx(
+        [event.at_ns for event in plan.events], abs=2
+    )
+    assert fast.links == plan.links
+    assert [stream.deadline_ns for stream in fast.streams] == [stream.deadline_ns for stream in plan.streams]
+    assert faster(plan, 1) is plan
+    with pytest.raises(ValueError, match="write a number above 0"):
+        faster(plan, 0)
+
+
+def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
+    now = datetime(2024, 11, 12, 5, 0, tzinfo=UTC)
+    one, two = (session_folder.make_run_folder(tmp_path, "small", now) for _ in range(2))
+
+    assert one != two and one.name.startswith("20241112T050000Z-")
+    assert (tmp_path / "small" / "latest").resolve() == two
+
+
+def test_a_full_disk_is_a_sentence_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_folder, "_MIN_FREE_BYTES", 2**62)
+
+    with pytest.raises(session_folder.FolderError, match="MiB are free and a run needs"):
+        session_folder.make_run_folder(tmp_path, "small")
+
+
+def test_a_killed_run_gets_its_outcome_later_and_a_live_one_does_not(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    dead = {"outcome": "running", "process": {"pid": int(ended.stdout), "start_ticks": 1}, "host": {}}
+    mine = session_folder._start_ticks(os.getpid())
+    alive = {"outcome": "running", "process": {"pid": os.getpid(), "start_ticks": mine}, "host": {}}
+
+    session_folder.write_state(tmp_path, alive)
+    assert not finish_killed(tmp_path)
+    session_folder.write_state(tmp_path, dead)
+    assert finish_killed(tmp_path)
+
+    state = session_folder.read_state(tmp_path)
+    assert state is not None and state["outcome"] == "interrupted"
+    assert not finish_killed(tmp_path)
+
+
+def test_an_inside_that_crashes_is_broken_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "inside.log").write_text("Traceback …\nMemoryError: no more\n")
+
+    outcome, reason = _outcome(tmp_path, 1)
+
+    assert outcome == "broken" and "MemoryError: no more" in reason and "inside.log" in reason
+    assert _outcome(tmp_path, 137)[0] == "interrupted"
+    assert _outcome(tmp_path, 0) == ("", "")
