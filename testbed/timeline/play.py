@@ -53,6 +53,16 @@ async def _play(plan: Plan, run_dir: Path, options: StageOptions, progress: Prog
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     recorder = Recorder(run_dir)
+    failures: list[str] = []
+
+    def note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours failed: attempts may be missing, so the run must not be called good."""
+        error = context.get("exception")
+        failures.append(f"{context['message']}: {error!r}")
+        _loop.default_exception_handler(context)
+        stop.set()
+
+    loop.set_exception_handler(note_failure)
     try:
         with Stage(plan, run_dir, options, progress) as stage:
             preparing = asyncio.create_task(stage.prepare())
@@ -64,7 +74,10 @@ async def _play(plan: Plan, run_dir: Path, options: StageOptions, progress: Prog
                 return Played(130, "interrupted while the lab was being built")
             stopping.cancel()
             await preparing
-            return await _run(stage, recorder, progress, stop)
+            played = await _run(stage, recorder, progress, stop)
+            if failures:
+                return Played(3, "the test-bed itself failed; see logs/inside.log", failures)
+            return played
     except Broken as error:
         return Played(3, str(error), error.details)
     except OSError as error:

@@ -20,7 +20,7 @@ from testbed.lab.ready import NotReady, wait_ready
 from testbed.lab.routing import start_routing
 from testbed.lab.services import start_services
 from testbed.lab.services_https import https_request, is_https_complete
-from testbed.lab.vpn import OuterFlow, VpnClient, VpnFailed, VpnServers, VpnUnavailable
+from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers, VpnUnavailable
 from testbed.lab.witness import Witnesses
 from testbed.plan.plan import Bulk, Plan
 from testbed.records import FILES, EventRecord
@@ -166,9 +166,7 @@ class Stage:
                 self.targets[end.name, 6] = Target(end.name, end.address6, end.port, zone)
         echo = {server.name: server.inner_server4 for server in plan.servers}
         self.tunnel_ends = {
-            tunnel.name: TunnelEnd(
-                echo[tunnel.server], _ECHO_PORT, _last_outer_flow(self.clients[tunnel.name])
-            )
+            tunnel.name: TunnelEnd(echo[tunnel.server], _ECHO_PORT, self.clients[tunnel.name].outer_flow)
             for tunnel in plan.tunnels
         }
         self.handshakes = handshake_streams(plan, self.services.handshake_keys)
@@ -267,7 +265,3 @@ class Stage:
 def _split(text: str) -> tuple[str, list[str]]:
     first, *rest = text.splitlines() or ["the lab did not come up"]
     return first, rest
-
-
-def _last_outer_flow(client: VpnClient) -> Callable[[], OuterFlow | None]:
-    return lambda: client.last_outer_flow

@@ -184,7 +184,6 @@ class VpnServers:
         while not self._stopping.wait(_SUPERVISE_EVERY_S):
             for client in list(self._clients.values()):
                 client.supervise()
-                client.outer_flow()
 
     def _server(self, name: str) -> VpnServer:
         return next(server for server in self.lab.plan.servers if server.name == name)
