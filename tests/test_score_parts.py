@@ -80,11 +80,9 @@ def seen(side: str, at_ns: int, ends=THERE, packets: int = 1, last_ns: int | Non
 OTHER = seen("inside", S, ("udp", "10.2.1.2", 5, "10.9.0.10", 53))
 
 
-def judge(
-    attempt: FlowRecord, *witness: WitnessRecord, plan=PLAN, events=(), lost=frozenset(), audit=()
-) -> Judged:
+def judge(attempt: FlowRecord, *witness: WitnessRecord, plan=PLAN, events=(), audit=()) -> Judged:
     history = EnforcerHistory(audit)
-    evidence = Evidence(Taps(plan, [OTHER, *witness]), lost, troubles(plan, events), history.says_blocked)
+    evidence = Evidence(Taps(plan, [OTHER, *witness]), troubles(plan, events), history.says_blocked)
     truth = truth_of(plan, events)
     [judged] = judge_all(plan, [attempt], truth, evidence)
     policy = Policy.from_json(plan.policy) if plan.policy else None
@@ -184,9 +182,47 @@ def test_a_connection_whose_payload_is_stopped_was_blocked():
     )
 
 
-def test_a_witness_that_lost_packets_proves_nothing():
-    judged = judge(flow(), seen("inside", S + 5 * MS), lost=frozenset({"gw"}))
-    assert judged.outcome == "harness_error"
+def test_a_flow_that_went_on_after_a_lost_packet_was_not_stopped():
+    """One packet of three vanished between the taps, and later ones came through: that is loss, not a block."""
+    inside = seen("inside", S + 5 * MS, packets=3, last_ns=S + 190 * MS)
+    went_on = seen("outside", S + 6 * MS, packets=2, last_ns=S + 191 * MS)
+    assert judge(flow(), inside, went_on).outcome == "infra_down"
+    assert judge(flow(), inside, replace(went_on, last_ns=S + 100 * MS)).outcome == "false_block"
+
+
+def test_a_witness_that_missed_packets_then_proves_nothing():
+    inside = seen("inside", S + 5 * MS)
+    missed = WitnessRecord("gw", "outside", "lost", "", 0, "", 0, S, S + 100 * MS, 7, 0)
+    assert judge(flow(), inside, missed).outcome == "harness_error"
+    assert judge(flow(), missed).outcome == "harness_error"
+    earlier = replace(missed, first_ns=-9 * S, last_ns=-8 * S)
+    assert judge(flow(), inside, earlier).outcome == "false_block"
+    assert judge(flow(), inside, replace(missed, node="other-gw")).outcome == "false_block"
+
+
+def test_a_full_queue_at_the_gateway_is_no_block_unless_the_enforcer_says_so():
+    def health(name: str, dropped: int) -> EventRecord:
+        return EventRecord(
+            9 * S,
+            "health",
+            "run",
+            {"links": {"backend": "nfqueue", "links": {name: {"rate_dropped": dropped}}}},
+        )
+
+    inside = seen("inside", S + 5 * MS)
+    assert judge(flow(), inside, events=[health("cable/ab", 3)]).outcome == "infra_down"
+    assert judge(flow(), inside, events=[health("cable/ab", 0)]).outcome == "false_block"
+    assert judge(flow(), inside, events=[health("cable/ba", 3)]).outcome == "false_block"  # what fra sends
+
+
+def test_emulated_loss_is_between_the_taps_only_where_netem_makes_it():
+    lossy = replace(PLAN, links=tuple(replace(link, loss_ratio=0.1) for link in PLAN.links))
+
+    def run_with(backend: str) -> str:
+        health = EventRecord(9 * S, "health", "run", {"links": {"backend": backend, "links": {}}})
+        return judge(flow(), seen("inside", S + 5 * MS), plan=lossy, events=[health]).outcome
+
+    assert (run_with("netem"), run_with("nfqueue")) == ("infra_down", "false_block")
 
 
 @pytest.mark.parametrize("failure", ["network_unreachable", "host_unreachable"])

@@ -176,3 +176,17 @@ def test_figures(run_dir, figure, comparator, bound, where, verdict):
     asked = Expectation("x", figure, where, 0, DURATION, comparator, bound, "f", 1, 1)
     [seen] = score(synthetic_plan(expectations=(asked,)), read_records(run_dir))["expectations"]
     assert seen["verdict"] == verdict, seen
+
+
+def test_attempts_that_were_never_made_make_a_claim_inconclusive(run_dir):
+    records = read_records(run_dir)
+    records.flows[:] = [
+        flow for flow in records.flows if not (flow.stream == "vpn-bank" and flow.scheduled_ns < 5 * S)
+    ]
+    where = {"subscriber": ["bank"], "group": ["vpn"]}
+    asked = Expectation("x", "false_block_ratio", where, 0, 19 * S, "at_most", 0.0, "f", 1, 1)
+    whole = score(synthetic_plan(expectations=(asked,)), read_records(run_dir))["expectations"][0]
+    [seen] = score(synthetic_plan(expectations=(asked,)), records)["expectations"]
+    assert whole["verdict"] == "passed"
+    assert seen["verdict"] == "inconclusive"
+    assert seen["reason"].startswith("of 38 planned attempts 10 were not made")

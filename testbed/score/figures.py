@@ -61,6 +61,17 @@ class Run:
             if each.stream.name in names and from_ns <= each.flow.scheduled_ns < until_ns
         ]
 
+    def planned(self, where: dict[str, list[str]], from_ns: int, until_ns: int) -> int:
+        """How many attempts the plan has in the same selection."""
+        fits = _fits_stream(self.plan, where)
+        return sum(
+            1
+            for stream in self.plan.streams
+            if fits(stream)
+            for at_ns in stream.at_ns
+            if from_ns <= at_ns < until_ns
+        )
+
 
 def measure(expectation: Expectation, run: Run) -> Measured:
     """The figure an expectation is about. Raises ValueError for a figure that is not known."""

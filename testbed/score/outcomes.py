@@ -47,11 +47,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known beside the plan: what the taps saw, enforcers whose witness lost packets, links in trouble, and the
-    enforcers' own word on blocks, which is asked only where the taps alone prove nothing."""
+    """What is known beside the plan: what the taps saw, links in trouble, and the enforcers' own word on blocks, which is
+    asked only where the taps alone prove nothing."""
 
     taps: Taps
-    lost_by_witness: frozenset[str] = frozenset()
     troubles: Sequence[Trouble] = ()
     says_blocked: Callable[[str, FlowRecord], bool] = lambda _node, _flow: False
 
@@ -81,7 +80,7 @@ def _judge(
     truth: Truth,
     evidence: Evidence,
 ) -> Judged:
-    taps, lost_by_witness = evidence.taps, evidence.lost_by_witness
+    taps = evidence.taps
     sent_ns = flow.sent_ns if flow.sent_ns is not None else flow.scheduled_ns
     entitled = truth.is_entitled(stream, flow.scheduled_ns, flow.done_ns)
 
@@ -106,20 +105,20 @@ def _judge(
         )
     sight = taps.sight(flow, stream, subscriber)
     if sight.stop is None:
-        if not sight.nodes and lost_by_witness:
+        if not sight.nodes and any(taps.has_missed(node, sent_ns, flow.done_ns) for node in taps.nodes):
             return judged(
                 "harness_error", why="the witnesses lost packets, so nobody can tell where it was stopped"
             )
         return judged("infra_down", "elsewhere", _where_not(flow, sight.nodes))
     if flow.failure in _ROUTING_FAILURES:
         return judged("infra_down", "elsewhere", f"{sight.stop.node} had no route: {flow.failure}")
-    if sight.stop.node in lost_by_witness:
+    if taps.has_missed(sight.stop.node, min(sent_ns, sight.stop.at_ns), flow.done_ns):
         return judged(
             "harness_error", why=f"the witness at {sight.stop.node} lost packets; its word is no proof"
         )
     trouble = trouble_at(evidence.troubles, sight.stop.node, sight.stop.at_ns)
     if trouble is not None and not evidence.says_blocked(sight.stop.node, flow):
-        return judged("infra_down", "elsewhere", f"link {trouble.link} at {sight.stop.node} was in trouble")
+        return judged("infra_down", "elsewhere", f"link {trouble.link} at {sight.stop.node} {trouble.what}")
     # A client may be silent for a while: what proves the stop is older than the attempt, and so is the state it was sent in.
     if sight.stop.at_ns < flow.scheduled_ns:
         before = truth.is_entitled(stream, sight.stop.at_ns, flow.done_ns)

@@ -101,7 +101,6 @@ def judged_attempts(plan: Plan, records: Records, truth: Truth) -> list[Judged]:
     history = EnforcerHistory(records.audit, records.events, policy)
     evidence = Evidence(
         Taps(plan, records.witness),
-        _lost_by_witness(records.events),
         troubles(plan, records.events),
         history.says_blocked,
     )
@@ -123,15 +122,6 @@ def noise_of(events: Iterable[EventRecord]) -> Noise:
 def _broken(run_dir: Path) -> dict[str, Any] | None:
     path = run_dir / "broken.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _lost_by_witness(events: Iterable[EventRecord]) -> frozenset[str]:
-    lost: set[str] = set()
-    for event in events:
-        if event.kind == "health":
-            counts = event.data.get("witness_lost", {})
-            lost |= {node for node, count in counts.items() if count}
-    return frozenset(lost)
 
 
 def _health(events: Iterable[EventRecord]) -> dict[str, Any]:

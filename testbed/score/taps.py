@@ -78,7 +78,11 @@ class Taps:
         self._tunnels = {tunnel.name: self._servers[tunnel.server] for tunnel in plan.tunnels}
         # (node, side, src, dst) -> records by time; a pair of addresses has few flows at a time.
         self._records: dict[tuple[str, str, str, str], list[WitnessRecord]] = defaultdict(list)
+        self._lost: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for record in records:
+            if record.transport == "lost":  # docs/witnesses.md: packets the witness missed itself
+                self._lost[record.node].append((record.first_ns, record.last_ns))
+                continue
             self._records[record.node, record.side, record.src, record.dst].append(record)
             self.count += 1
         for rows in self._records.values():
@@ -108,6 +112,12 @@ class Taps:
             if nodes:  # seen, and not stopped
                 break
         return Sight(None, tuple(nodes))
+
+    def has_missed(self, node: str, since_ns: int, until_ns: int) -> bool:
+        """Whether the witness at this enforcer missed packets in that time: then its silence proves nothing."""
+        return any(
+            first <= until_ns + BUCKET_NS and last >= since_ns - BUCKET_NS for first, last in self._lost[node]
+        )
 
     def _seen(self, node: str, sides: tuple[str, str], wanted: _Wanted, since_ns: int, until_ns: int) -> Seen:
         counts, lasts = [], []

@@ -95,8 +95,10 @@ def _is_near(value: float | str, bound: float | str, lag_max_s: float) -> bool:
 
 
 def _too_many_errors(expectation: Expectation, run: Run) -> str:
-    chosen = run.selected(expectation.where, expectation.from_ns, expectation.until_ns)
+    selection = expectation.where, expectation.from_ns, expectation.until_ns
+    chosen, planned = run.selected(*selection), run.planned(*selection)
     errors = sum(1 for each in chosen if each.outcome == "harness_error")
-    if chosen and errors / len(chosen) > HARNESS_ERROR_LIMIT_RATIO:
-        return f"{errors} of {len(chosen)} attempts failed by the test-bed's own fault"
+    never_made = max(0, planned - len(chosen))
+    if planned and (errors + never_made) / planned > HARNESS_ERROR_LIMIT_RATIO:
+        return f"of {planned} planned attempts {never_made} were not made and {errors} failed by the test-bed's own fault"
     return ""
