@@ -16,8 +16,10 @@ import pytest
 
 from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.dataplanes.nft import NftDataplane
+from enforcer.decide import OBSERVED
 from enforcer.policy import load_policy
 from testbed import faults
+from testbed.faults.allowlist_ignored import JUDGE_AGAIN
 from testbed.lab.build import Lab, build
 from testbed.lab.links import Links
 from testbed.lab.nat import start_nat
@@ -156,16 +158,19 @@ def test_an_ignored_allowlist_stops_registered_tunnels_and_nothing_else(lab):
 
 
 def test_an_ignored_allowlist_outlasts_updates_and_these_hold_afterwards(lab):
-    """A registration approved meanwhile, of a kind the enforcer had no lookup for, is ignored too; then it counts."""
-    openvpn = dataclasses.replace(BOB, endpoint_ports=(1194,), protocols=("openvpn-udp",))
+    """A registration approved meanwhile, of a shape that makes the enforcer write its lookups anew, is ignored too."""
+    wider = dataclasses.replace(BOB, endpoint_prefixes=("10.9.0.0/24",))
     with enforcing(lab, {1: ALICE}) as dataplane, flow(lab, "bob", 51820) as tunnel:
         assert not tunnel()  # control: bob is not registered yet
         with faults.begin(glitch_at(lab), {"kind": "allowlist-ignored", "at": ["gw"]}):
             with lab.inside("gw"):
-                dataplane.apply(Delta(1, 2, (BOB,)))
-                dataplane.apply(Delta(2, 3, (dataclasses.replace(openvpn, registration=3),)))
+                dataplane.apply(Delta(1, 2, (wider,)))
             ignored(tunnel, within_s=3)
         assert tunnel()
+
+
+def test_the_mark_that_has_flows_judged_again_is_the_enforcer_s():
+    assert JUDGE_AGAIN == OBSERVED
 
 
 def test_an_enforcer_without_lookups_cannot_ignore_its_allowlist(lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from testbed.plan.plan import Plan
@@ -13,6 +14,8 @@ class FaultLab(Protocol):
 
     @property
     def plan(self) -> Plan: ...
+
+    def inside(self, node: str) -> AbstractContextManager[None]: ...
 
     def cmd(self, node: str, argv: list[str], timeout_s: float = 10) -> subprocess.CompletedProcess[str]: ...
 
