@@ -24,6 +24,8 @@ from enforcer.registry.ledger import Ledger, UnknownRegistration, UnknownSerial
 from enforcer.registry.states import BadApplication, IllegalTransition, Registration, application
 
 MAX_BODY_BYTES = 256 * 1024  # a form with 1,024 prefixes of each kind is about 100 kB
+# In a quiet time an enforcer tells a living registry from a stale copy of its feed by a fresh signature.
+SNAPSHOT_AGE_NS = 5_000_000_000
 MAX_WAIT_S = 300.0  # proxies and NATs drop quiet connections after some minutes
 OFFICER_ACTIONS = ("approve", "reject", "revoke", "suspend", "renew")
 
@@ -54,7 +56,7 @@ class Desk:
         self._tokens, self._clock = tokens, clock
         self._changed = asyncio.Event()
         self._is_closing = False
-        self._snapshot: tuple[int, str] | None = None
+        self._snapshot: tuple[int, int, str] | None = None
 
     def role(self, token: str) -> str | None:
         """ "isp" or "officer"; None for any other token."""
@@ -94,11 +96,13 @@ class Desk:
         return self._done(self.ledger.change_address(number, prefixes))
 
     def snapshot(self) -> str:
-        """The signed snapshot of the newest serial; signed again only when the serial is new."""
-        if self._snapshot is None or self._snapshot[0] != self.ledger.serial:
-            body = feed.snapshot_body(self.ledger.allowlist(), self._clock())
-            self._snapshot = (self.ledger.serial, feed.sign(body, self.key))
-        return self._snapshot[1]
+        """The signed snapshot of the newest serial; signed again when the serial is new or the signature SNAPSHOT_AGE_NS old."""
+        now_ns = self._clock()
+        held = self._snapshot
+        if held is None or held[0] != self.ledger.serial or now_ns - held[1] >= SNAPSHOT_AGE_NS:
+            body = feed.snapshot_body(self.ledger.allowlist(), now_ns)
+            held = self._snapshot = (self.ledger.serial, now_ns, feed.sign(body, self.key))
+        return held[2]
 
     async def delta(self, since: int, wait_s: float) -> str | None:
         """The signed delta, waiting for one if need be; None when nothing came in wait_s."""
