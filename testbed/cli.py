@@ -181,7 +181,7 @@ _name = click.option("--name", help="Which lab, when there are several (its name
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 def up(
-    topology: Path, policy: Path | None, name: str | None, links: str, captures: tuple[str, ...], quiet: bool
+    topology: Path, policy: Path | None, name: str | None, links: Any, captures: tuple[str, ...], quiet: bool
 ) -> None:
     """Start a lab and leave it running."""
     from testbed.session_progress import show

@@ -69,6 +69,11 @@ def run(scenario: Path, options: Options | None = None, watcher: Show | None = N
     started_s = time.monotonic()
     watcher.phase("plan", str(scenario))
     plan = faster(load_plan(scenario, options.seed, options.policy, options.topology), options.speed)
+    if options.captures:
+        from testbed.lab.capture import parse_wish
+
+        for wish in options.captures:
+            parse_wish(wish, plan)
     results, elsewhere = folder_of.results_folder(options.results)
     if elsewhere:
         watcher.note(elsewhere)

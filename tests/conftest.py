@@ -88,6 +88,8 @@ class _Outside:
         for report in self._take(item):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        # Fixtures of an ordinary test before this one, which pytest would tear down had this one run here.
+        item.session._setupstate.teardown_exact(nextitem)
         return True
 
     def _run_module(self, item: pytest.Item) -> None:

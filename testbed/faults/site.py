@@ -29,7 +29,16 @@ class FaultLinks(Protocol):
 
     def shape(self, link: str, direction: Any, /) -> Any: ...
 
-    def change(self, link: str, /, **changes: Any) -> None: ...
+    def change(
+        self,
+        link_name: str,
+        *,
+        delay_ns: int | None = None,
+        jitter_ns: int | None = None,
+        loss_ratio: float | None = None,
+        rate_bps: int | None = None,
+        direction: Any = None,
+    ) -> None: ...
 
 
 class FaultEnforcers(Protocol):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from testbed.lab.enter import run_in_world
 
@@ -44,7 +44,7 @@ class KeptLab:
     topology: str
     policy: str | None
     since: str
-    links: str = "auto"
+    links: Literal["auto", "netem", "nfqueue"] = "auto"
     captures: tuple[str, ...] = ()
     keeper_pid: int = 0
     keeper_started: int = 0
@@ -69,7 +69,7 @@ def up(
     policy: Path | None = None,
     *,
     name: str | None = None,
-    links: str = "auto",
+    links: Literal["auto", "netem", "nfqueue"] = "auto",
     captures: Sequence[str] = (),
     on_progress: Callable[[str, str], None] | None = None,
     deadline_s: float = 180.0,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from testbed import faults
 from testbed.lab.build import Lab, build
 from testbed.lab.calibrate import CalibrationFailed, calibrate
+from testbed.lab.capture import capturing
 from testbed.lab.links import Backend, Links, LinksUnavailable
 from testbed.lab.nat import start_nat
 from testbed.lab.ready import NotReady, wait_ready
@@ -85,7 +86,8 @@ class Stage:
         ) as error:
             raise Broken(*_split(str(error))) from error
         except CalibrationFailed as error:
-            raise Broken("a link is not what the plan asks for", str(error).splitlines()) from error
+            first, *rest = str(error).splitlines()
+            raise Broken(f"links are not what the plan asks for: {first}", rest) from error
 
     async def _prepare(self) -> None:
         plan, say = self.plan, self._progress.say
@@ -93,6 +95,9 @@ class Stage:
         log_dir = self.run_dir / "logs"
         log_dir.mkdir(exist_ok=True)
         self.lab: Lab = self._cleanup.enter_context(build(plan, log_dir))
+        if self._options.captures:
+            captures = capturing(self.lab, self._options.captures, self.run_dir / "captures")
+            self._cleanup.enter_context(captures)
         self.links = Links(self.lab, backend=self._options.links)
         self._cleanup.callback(self.links.close)
         await asyncio.to_thread(self.links.start)
