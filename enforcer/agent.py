@@ -109,7 +109,8 @@ class Agent:
             self.dataplane.load(Allowlist(0))
         else:
             self.allowlist, self._issued_ns = kept
-            self._load_whole("state")
+            self._wants_snapshot = False
+            self._audit.write("applied", **self._load_whole("state"))
         self.dataplane.beat()
 
     def reload(self, why: str = "asked") -> None:
@@ -118,7 +119,7 @@ class Agent:
             self.dataplane.load(Allowlist(0))
             return
         try:
-            self._load_whole("reload", why=why)
+            self._audit.write("applied", **self._load_whole("reload", why=why))
         except DataplaneError as error:
             self._begin(_condition(error), str(error))
 
@@ -187,7 +188,8 @@ class Agent:
                 self._begin("signature-wrong", str(error))
             if isinstance(error, OlderSerial):
                 self._begin("serial-wrong", str(error))
-            self._wants_snapshot = True
+            # The other kind may be right: everybody revoked is an empty snapshot, which is refused, and a delta, which is not.
+            self._wants_snapshot = not self._wants_snapshot
             self._refuse(error.word, str(error))
             return False
         self._end("serial-wrong")
@@ -218,12 +220,13 @@ class Agent:
                 if before[number] != new.entries[number]
             }
         is_same = current is not None and not touched and new.serial == current.serial
+        line: dict[str, Any] | None = None
         try:
             if current is None or len(touched) > _MOST_AS_DELTA:
                 self.allowlist = new
-                self._load_whole(how)
+                line = self._load_whole(how)
             elif not is_same:
-                self._apply(new, touched, states, how)
+                line = self._apply(new, touched, states, how)
         except DataplaneError as error:
             self.allowlist = current
             self._begin(_condition(error), str(error))
@@ -235,20 +238,24 @@ class Agent:
         self._refused = None
         for condition in ("no-allowlist-yet", "feed-shrinks", "table-full", "dataplane-dead", "feed-stale"):
             self._end(condition)
+        if line is not None:  # only now is it wholly in force: a failure's behaviour may have held until here
+            self._audit.write("applied", **line)
         return True
 
-    def _load_whole(self, how: str, **more: Any) -> None:
-        """The whole list into the dataplane. Raises DataplaneError."""
+    def _load_whole(self, how: str, **more: Any) -> dict[str, Any]:
+        """The whole list into the dataplane. Returns the audit line's data. Raises DataplaneError."""
         assert self.allowlist is not None
         began_ns = time.monotonic_ns()
         applied = self._enforced.load(self.allowlist, self._clock_ns())
-        self._applied(how, self.allowlist.serial, applied, began_ns, **more)
+        return self._line(how, self.allowlist.serial, applied, began_ns) | more
 
-    def _apply(self, new: Allowlist, touched: Iterable[int], states: dict[int, str], how: str) -> None:
-        """What changed into the dataplane, in one step. Raises DataplaneError."""
+    def _apply(
+        self, new: Allowlist, touched: Iterable[int], states: dict[int, str], how: str
+    ) -> dict[str, Any]:
+        """What changed into the dataplane, in one step. Returns the audit line's data. Raises DataplaneError."""
         began_ns = time.monotonic_ns()
         applied = self._enforced.apply(new, touched, states, self._clock_ns())
-        self._applied(how, new.serial, applied, began_ns)
+        return self._line(how, new.serial, applied, began_ns)
 
     def _is_old(self) -> bool:
         """Whether a fresh message is worth asking for, before the feed counts as stale."""
@@ -281,7 +288,7 @@ class Agent:
         due = self._enforced.take_due(now_ns)
         if due and self.allowlist is not None:
             try:
-                self._apply(self.allowlist, due, {}, "validity")
+                self._audit.write("applied", **self._apply(self.allowlist, due, {}, "validity"))
             except DataplaneError as error:
                 self._begin(_condition(error), str(error))
                 self._enforced.put_back(due, now_ns + _SLOW_NS)
@@ -291,10 +298,7 @@ class Agent:
             if not self.dataplane.is_alive():
                 self._begin("dataplane-dead", "its rules are gone")
             if "dataplane-dead" in self.conditions.lasting:
-                self._load_whole("reload", why="dataplane-dead") if self.allowlist else self.dataplane.load(
-                    Allowlist(0)
-                )
-                self._end("dataplane-dead")
+                self._restore()
             self.dataplane.beat()
             self._enforced.sweep()
             if now_ns - self._counted_ns >= _COUNTERS_NS:
@@ -302,6 +306,16 @@ class Agent:
                 self._write_counters()
         except (DataplaneError, OSError) as error:
             self._begin("dataplane-dead", str(error))
+
+    def _restore(self) -> None:
+        """Raises DataplaneError when the dataplane is still dead."""
+        if self.allowlist is None:
+            self.dataplane.load(Allowlist(0))
+            self._end("dataplane-dead")
+            return
+        line = self._load_whole("reload", why="dataplane-dead")
+        self._end("dataplane-dead")
+        self._audit.write("applied", **line)
 
     def _read_stops(self) -> None:
         now_ns = self._clock_ns()
@@ -312,17 +326,15 @@ class Agent:
         self._answered_ns = self._clock_ns()
         self._end("registry-unreachable")
 
-    def _applied(self, how: str, serial: int, applied: Applied, began_ns: int, **more: Any) -> None:
-        self._audit.write(
-            "applied",
-            serial=serial,
-            how=how,
-            entries=len(self._enforced.loaded),
-            added=applied.added,
-            removed=applied.removed,
-            took_ns=time.monotonic_ns() - began_ns,
-            **more,
-        )
+    def _line(self, how: str, serial: int, applied: Applied, began_ns: int) -> dict[str, Any]:
+        return {
+            "serial": serial,
+            "how": how,
+            "entries": len(self._enforced.loaded),
+            "added": applied.added,
+            "removed": applied.removed,
+            "took_ns": time.monotonic_ns() - began_ns,
+        }
 
     def _refuse(self, word: str, text: str) -> None:
         if self._refused != (word, text):  # the same again and again is one line
