@@ -1,7 +1,7 @@
 """How late and how fast the holder is: `python -m benchmarks.links [--seconds 2] [--json]`, in a world of its own.
 
 Two hosts and a link with 20 ms each way, held by the holder. Lateness: single probes at 200, 1,000 and 5,000 a second, their
-one-way time against what was asked. Capacity: small datagrams as fast as the machine sends them, and TCP, whose segments stay whole.
+one-way time against what was asked, beside how late this machine wakes a process that only sleeps (`timer`). Capacity: small datagrams as fast as the machine sends them, and TCP, whose segments stay whole.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def main() -> int:
     print(
         f"{'probes/s':>10} {'n':>7} {'late p50':>10} {'p99':>10} {'max':>10}   (microseconds, receiver's wake-up included)"
     )
-    for row in figures["lateness"]:
-        print(
-            f"{row['probes_s']:>10} {row['n']:>7} {row['p50_us']:>10.0f} {row['p99_us']:>10.0f} {row['max_us']:>10.0f}"
-        )
+    for name in ("timer", "held"):
+        for row in figures[f"lateness_{name}"]:
+            late = f"{row['p50_us']:>10.0f} {row['p99_us']:>10.0f} {row['max_us']:>10.0f}"
+            print(f"{row['probes_s']:>10} {row['n']:>7} {late}   {name}")
     for name in ("plain", "held"):
         row = figures[name]
         print(
@@ -74,7 +74,9 @@ def measure(seconds: float) -> dict:
             with closing(Links(lab, "nfqueue")) as links:
                 links.start()
                 if delay_ns:
-                    figures["lateness"] = [_lateness(lab, rate, seconds) for rate in _RATES]
+                    # Beside it, at the same time of day: how late this machine wakes a process that only sleeps.
+                    figures["lateness_timer"] = [_timer_lateness(rate, seconds) for rate in _RATES]
+                    figures["lateness_held"] = [_lateness(lab, rate, seconds) for rate in _RATES]
                 cpu_s, flooded = links.counters().get("cpu_s", 0.0), _capacity(lab, seconds)
                 used_s = links.counters().get("cpu_s", 0.0) - cpu_s
                 flooded["holder_us_per_packet"] = (
@@ -117,6 +119,31 @@ def _lateness(lab: Lab, probes_s: int, seconds: float) -> dict:
         }
         delays = run_probe({"trains": [train]}, [*outgoing, incoming])["trains"][0]
     late_us = sorted((each - DELAY_NS) / 1000 for each in delays if each is not None)
+    return _row(probes_s, late_us)
+
+
+_TIMER = """
+import contextlib, ctypes, os, select, sys, time
+ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK
+with contextlib.suppress(OSError):
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+spacing_ns, count = int(sys.argv[1]), int(sys.argv[2])
+due_ns = time.monotonic_ns()
+for _ in range(count):
+    due_ns += spacing_ns
+    select.select((), (), (), max(0, due_ns - time.monotonic_ns()) / 1e9)
+    print((time.monotonic_ns() - due_ns) / 1000)
+"""
+
+
+def _timer_lateness(wakes_s: int, seconds: float) -> dict:
+    """Scheduled as the holder is, with nothing to do: what no program on this machine can be better than."""
+    argv = [sys.executable, "-c", _TIMER, str(1_000_000_000 // wakes_s), str(int(wakes_s * seconds))]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return _row(wakes_s, sorted(map(float, done.stdout.split())))
+
+
+def _row(probes_s: int, late_us: list[float]) -> dict:
     return {
         "probes_s": probes_s,
         "n": len(late_us),
