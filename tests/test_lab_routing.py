@@ -119,7 +119,7 @@ def test_a_customer_s_customers_belong_to_its_cone():
 
 def test_the_route_server_is_transparent_and_originates_nothing(national):
     conf = bird_conf(national, "exchange")
-    assert conf.count("rs client;") == 10
+    assert conf.count("rs client;") == 14
     assert "protocol static" not in conf and "protocol kernel" not in conf and "bgp_med" not in conf
 
 

@@ -44,7 +44,7 @@ def test_the_small_plan_converges_and_everybody_reaches_in_both_families(tmp_pat
 def test_national_small_is_ready_and_its_paths_keep_their_promises(national):
     lab, routing = national
     report = wait_ready(lab, routing, deadline_s=CONVERGED_S)
-    assert report.sessions == len(lab.plan.sessions) == 20
+    assert report.sessions == len(lab.plan.sessions) == 22
     families = {family: [p for p in intended_pairs(lab.plan) if p.family == family] for family in (4, 6)}
     assert report.pairs == len(families[4]) + len(families[6])
     assert len(families[4]) == len(lab.plan.subscribers) * 7 and families[6]

@@ -125,8 +125,11 @@ class _Builder:
             lan4, lan6 = block.lan(None)
             self._network.bridges.append(Bridge(exchange, "lan", (lan4,), (lan6,)))
             self._names.setdefault(exchange, set()).add("lan")
-            members = [name for name, isp in self._topology.isps.items() if isp.exchange]
-            for index, name in enumerate(members):
+            # To a gateway the exchange is home, to an ISP it is the way to others.
+            home, away = self._network.inside, self._network.outside
+            members = [(name, away) for name, isp in self._topology.isps.items() if isp.exchange]
+            members += [(name, home) for name, gateway in self._topology.gateways.items() if gateway.exchange]
+            for index, (name, side) in enumerate(members):
                 own4, own6 = block.lan(index)
                 a = Interface(name, self._interface(name, exchange), (own4,), (own6,))
                 b = Interface(exchange, self._interface(exchange, name), bridge="lan")
@@ -144,7 +147,7 @@ class _Builder:
                         "route-server-client",
                     )
                 )
-                self._network.outside.setdefault(name, []).append(a.name)
+                side.setdefault(name, []).append(a.name)
 
     def _subscriber(self, name: str, subscriber: SubscriberFile) -> None:
         isp = self._topology.isps[subscriber.isp]

@@ -33,6 +33,8 @@ def check_topology(document: Document, topology: TopologyFile) -> None:
     names = _Names(document)
     for name, cable in (topology.cables or {}).items():
         _cable(document, names, ("cables", name), cable)
+    for name, gateway in (topology.gateways or {}).items():
+        _membership(document, topology, ("gateways", name), gateway.exchange)
     for name, isp in (topology.isps or {}).items():
         _isp(document, topology, names, ("isps", name), isp)
     for name, subscriber in (topology.subscribers or {}).items():
@@ -107,7 +109,11 @@ def _isp(document: Document, topology: TopologyFile, names: _Names, where: Where
             document.add(at, f"{transit.gateway!r} is there twice", "keep one of them")
         seen.add(transit.gateway)
         _known(document, at, transit.gateway, names.of("gateways"), "a gateway")
-    if isp.exchange and not topology.exchange:
+    _membership(document, topology, where, isp.exchange)
+
+
+def _membership(document: Document, topology: TopologyFile, where: Where, is_member: bool) -> None:
+    if is_member and not topology.exchange:
         document.add(
             (*where, "exchange"), "there is no exchange", "add 'exchange: {NAME: {asn: …}}', or write false"
         )

@@ -47,6 +47,11 @@ class RouterFile(FileModel):
     """AS number, 65001 to 65254; 65011 has the addresses 10.11.0.0/16 and fd00:11::/32."""
 
 
+class GatewayFile(RouterFile):
+    exchange: bool = False
+    """Is it a member of the exchange? It tells the others of itself and its customers, and is nobody's way abroad there."""
+
+
 class CableFile(LineFile):
     from_: Name
     """The gateway it lands at."""
@@ -130,7 +135,7 @@ class TopologyFile(FileModel):
     """One sentence for people."""
     description: str = ""
     """What it stands for, and where its figures come from."""
-    gateways: dict[Name, RouterFile] = Field(min_length=1)
+    gateways: dict[Name, GatewayFile] = Field(min_length=1)
     """International gateways: all traffic to places abroad crosses one of them."""
     places: dict[Name, RouterFile] = Field(min_length=1)
     """Places abroad. They are not connected with each other, so that both directions of a flow cross the same gateway."""
