@@ -192,6 +192,7 @@ def _health_event(now_ns: int, health: DriverHealth, cpu: CpuTimes, stage: Stage
         "cpu_idle_ratio": round(idle_ratio, 4),
         "cpu_steal_ratio": round(steal_ratio, 4),
         "links": stage.links.counters(),
+        "witness_lost": stage.witnesses.lost(),
         "is_noisy": bool(reasons),
         "noise": reasons,
         "memory_bytes": _resident_bytes(),

@@ -14,15 +14,16 @@ from typing import Any, Literal
 from testbed import faults
 from testbed.lab.build import Lab, build
 from testbed.lab.calibrate import CalibrationFailed, calibrate
+from testbed.lab.calibrate_ends import ProbeFailed
 from testbed.lab.capture import capturing
-from testbed.lab.links import Backend, Links, LinksUnavailable
+from testbed.lab.links import Backend, HolderDied, Links, LinksUnavailable
 from testbed.lab.nat import start_nat
 from testbed.lab.ready import NotReady, wait_ready
 from testbed.lab.routing import start_routing
 from testbed.lab.services import start_services
 from testbed.lab.services_https import https_request, is_https_complete
 from testbed.lab.vpn import VpnClient, VpnFailed, VpnServers, VpnUnavailable
-from testbed.lab.witness import Witnesses
+from testbed.lab.witness import WitnessDied, Witnesses
 from testbed.plan.plan import Bulk, Plan
 from testbed.records import FILES, EventRecord
 from testbed.timeline.enforcers import EnforcerFailed, Enforcers
@@ -78,6 +79,9 @@ class Stage:
         except (
             NotReady,
             LinksUnavailable,
+            HolderDied,
+            ProbeFailed,
+            WitnessDied,
             RegistryFailed,
             EnforcerFailed,
             VpnFailed,
