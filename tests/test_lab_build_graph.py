@@ -13,7 +13,8 @@ from testbed.plan.load import load_topology_plan
 from tests.small_plan import small_plan
 
 TOPOLOGIES = Path(__file__).resolve().parents[1] / "topologies"
-_TEXT = "{http://www.w3.org/2000/svg}text"
+_SVG = "{http://www.w3.org/2000/svg}"
+_TEXT = _SVG + "text"
 
 
 def plan_named(name: str):
@@ -55,6 +56,25 @@ def test_no_box_of_a_row_or_column_covers_another():
     for at, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[at + 1 :]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+def test_a_line_to_the_exchange_goes_behind_nobody():
+    root = ElementTree.fromstring(to_svg(plan_named("national-small")))
+    boxes = [box for group in root.iter(_SVG + "g") for box in group.iter(_SVG + "rect")]
+    lines = [
+        path.get("d", "")
+        for path in root.iter(_SVG + "path")
+        if "exchange" in (path.findtext(_SVG + "title") or "")
+    ]
+    assert len(lines) == 7
+    lanes = [
+        [float(word.strip("MHV")) for word in line.split()] for line in lines
+    ]  # from x and y, to x, to y
+    assert len({lane[2] for lane in lanes}) == 7, "each has a lane of its own"
+    for box in boxes:
+        left, top, width = (float(box.get(key, 0)) for key in ("x", "y", "width"))
+        behind = [lane for lane in lanes if left <= lane[2] <= left + width and lane[1] <= top < lane[3]]
+        assert behind == [], box.attrib
 
 
 def test_mermaid_has_a_line_for_each_link_and_a_node_for_each_node():

@@ -253,7 +253,7 @@ class _Drawing:
             ]
             for name, link in members:
                 middle, box_top, width = self.boxes[name]
-                x = middle + width / 2 + (_GAP / 2 if width == _CARD_W else 8)
+                x = self._lane(name, middle + width / 2)
                 path = f"M{_n(middle + width / 2)} {_n(box_top + _BOX_H / 2)} H{_n(x)} V{_n(top)}"
                 title = f"<title>{escape(_ends(link))}</title>"
                 self.back.append(
@@ -267,6 +267,13 @@ class _Drawing:
             self._text(self.width / 2, top + 21, said, 12.5, weight=600, anchor="middle")
             top += 32 + _GAP
         return top
+
+    def _lane(self, name: str, right: float) -> float:
+        """Where a member's line goes down: beside its own column; a gateway's beside one further right, never behind people."""
+        if self.layers.nodes[name].kind == "isp" or not self.layers.isps:
+            return right + _GAP / 2
+        edges = [self.boxes[isp.name][0] + _CARD_W / 2 for isp in self.layers.isps]
+        return min((edge for edge in edges if edge > right), default=right) + _GAP * 0.8
 
     def _legend(self, top: float) -> float:
         x = float(_MARGIN)
