@@ -177,7 +177,12 @@ def test_closing_leaves_no_namespace_name_process_or_mount(tmp_path):
     before = namespaces_seen(), Path("/proc/self/mounts").read_text(), open_files()
     with build(small_plan(), tmp_path) as lab:
         polite = lab.spawn("alice", ["sleep", "100"])
-        stubborn = lab.spawn("bob", ["sh", "-c", "trap '' TERM; sleep 100 & wait; sleep 100"])
+        stubborn = lab.spawn("bob", ["sh", "-c", "trap '' TERM; echo deaf; sleep 100 & wait; sleep 100"])
+        deadline = time.monotonic() + 10
+        while (
+            tmp_path / "sh-bob.log"
+        ).read_text() != "deaf\n":  # before that, the request to end would still end it
+            assert time.monotonic() < deadline
         assert len(namespaces_seen()) > len(before[0])  # control: it does show what is there
         started = time.monotonic()
 

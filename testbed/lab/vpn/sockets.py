@@ -60,7 +60,12 @@ def _by_duplicates(pid: int, pidfd: int) -> list[OuterSocket]:
             if code in (errno.EPERM, errno.ENOSYS):
                 raise PermissionError(code, os.strerror(code))
             continue  # closed since
-        with socket.socket(fileno=descriptor) as sock:
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:  # the number was closed since, and given to a file that is no socket
+            os.close(descriptor)
+            continue
+        with sock:
             described = _described(sock)
         if described is not None:
             found.append(described)
