@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -72,6 +73,7 @@ class Services:
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self._responders: _Responders | None = None
         self.handshake_keys: dict[str, Path] = {}
+        self._key_dir = Path(tempfile.mkdtemp(prefix="handshakes-", dir="/tmp"))
 
     def start(self, deadline_s: float) -> None:
         plan, lab = self._lab.plan, self._lab
@@ -135,6 +137,7 @@ class Services:
                 process.kill()
                 process.wait()
         self._processes.clear()
+        shutil.rmtree(self._key_dir, ignore_errors=True)
 
     def _start_responders(self) -> None:
         kinds = {"https": "https", "voice": "udp-echo"}
@@ -147,8 +150,8 @@ class Services:
                     self._responders.add(kinds[service.kind], service.node, address, service.port)
 
     def _start_handshakes(self, node: str) -> None:
-        """One process for all the node's handshake services, with keys made for this run."""
-        keys = self._lab.log_dir / f"handshakes-{node}.key"
+        """One process for all the node's handshake services, with keys made for this run, in the world's own /tmp."""
+        keys = self._key_dir / f"{node}.key"
         with os.fdopen(os.open(keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump({"wireguard_private": secrets.token_hex(32), "tls_crypt": None}, file)
         self.handshake_keys[node] = keys
