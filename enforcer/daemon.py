@@ -35,7 +35,11 @@ def open_dataplane(config: Config, policy: Policy) -> Dataplane:
         from enforcer.dataplanes.nft import NftDataplane
 
         return NftDataplane(policy, config.log_group, config.most_cells)
-    raise DataplaneError(f"dataplane {config.dataplane!r} is not built yet; write 'nft'")
+    if config.dataplane == "nfqueue":
+        from enforcer.dataplanes.nfqueue import NfqueueDataplane
+
+        return NfqueueDataplane(policy, config.log_group, config.most_cells)
+    raise DataplaneError(f"dataplane {config.dataplane!r} is not built yet; write 'nft' or 'nfqueue'")
 
 
 async def _serve(agent: Agent, config: Config) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from enforcer.allowlist import Allowlist, Delta, Entry, Removal
 from enforcer.cells import Index
+from enforcer.dataplanes.nfqueue import NfqueueDataplane
 from enforcer.dataplanes.nft import NftDataplane
 from enforcer.decide import UNJUDGED, Flow, decide
 from enforcer.packet import parse
@@ -165,18 +166,17 @@ def disagreement(lab, dataplane, index, policy, marks, ended, sent) -> str | Non
 
 
 def _changed(before, after):
-    return {
-        name: count.packets - before[name].packets
-        for name, count in after.items()
-        if count.packets != before[name].packets
+    changes = {
+        name: count.packets - (before[name].packets if name in before else 0) for name, count in after.items()
     }
+    return {name: change for name, change in changes.items() if change}
 
 
-def compare(name: str, seed: int, count: int) -> None:
+def compare(make_dataplane, name: str, seed: int, count: int) -> None:
     policy, rng = POLICIES[name], random.Random(seed)
     with router() as lab:
         with lab.inside():
-            dataplane = NftDataplane(policy)
+            dataplane = make_dataplane(policy)
             held = {entry.registration: entry for entry in ENTRIES}
             dataplane.load(Allowlist(1, held))
         index = Index(policy.match, held.values())
@@ -202,11 +202,23 @@ def compare(name: str, seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_nft_agrees_with_decide(name):
-    compare(name, seed=20241110, count=500)
+    compare(NftDataplane, name, seed=20241110, count=500)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_nfqueue_agrees_with_decide(name):
+    compare(NfqueueDataplane, name, seed=20241110, count=100)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", POLICIES)
 def test_nft_agrees_with_decide_on_many(name):
-    compare(name, seed=int(os.environ.get("ALLOWLAB_SEED", "7")), count=20_000)
+    compare(NftDataplane, name, seed=int(os.environ.get("ALLOWLAB_SEED", "7")), count=20_000)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", POLICIES)
+def test_nfqueue_agrees_with_decide_on_many(name):
+    compare(NfqueueDataplane, name, seed=int(os.environ.get("ALLOWLAB_SEED", "7")), count=2_000)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from enforcer.allowlist import Entry
+from enforcer.cells import KINDS, PORTLESS, Index
 from enforcer.dataplanes.netlink import SUBSYSTEM_CONNTRACK, Netfilter, attribute, attributes, nested
+from enforcer.policy import Match
+from enforcer.protocols import TCP, UDP
 
 # linux/netfilter/nfnetlink_conntrack.h
 _NEW, _GET = 0, 1
@@ -34,17 +37,18 @@ class Tracked:
     zone_bytes: bytes | None
 
 
-def tracked(netfilter: Netfilter, mark: int | None = None) -> Iterator[Tracked]:
+def tracked(netfilter: Netfilter, mark: int | None = None) -> list[Tracked]:
     """The connections with this mark (None: with any mark but 0). The kernel does the sieving by mark."""
     wanted = b""
     if mark is not None:
         wanted = attribute(_MARK, struct.pack("!I", mark)) + attribute(_MARK_MASK, b"\xff\xff\xff\xff")
+    entries = []
     for family, data in netfilter.dump(SUBSYSTEM_CONNTRACK, _GET, 0, wanted):
         found = attributes(data)
         (has_mark,) = struct.unpack("!I", found.get(_MARK, b"\0\0\0\0"))
-        if has_mark == 0 or (mark is not None and has_mark != mark) or _TUPLE_ORIG not in found:
-            continue
-        yield _entry(family, found, has_mark)
+        if has_mark and mark in (None, has_mark) and _TUPLE_ORIG in found:
+            entries.append(_entry(family, found, has_mark))
+    return entries
 
 
 def set_mark(netfilter: Netfilter, entry: Tracked, mark: int) -> bool:
@@ -59,6 +63,16 @@ def set_mark(netfilter: Netfilter, entry: Tracked, mark: int) -> bool:
             return False
         raise
     return True
+
+
+def names_ends(entry: Entry, match: Match, tracked: Tracked) -> bool:
+    """Whether a registration names the connection's two ends, for any protocol it may be."""
+    own = Index(match, [entry])
+    ends = (tracked.src, tracked.src_port, tracked.dst, tracked.dst_port)
+    has_ports = tracked.protocol in (TCP, UDP)
+    return any(
+        own.find(tracked.version, kind, *ends, None) for kind in KINDS if (kind not in PORTLESS) == has_ports
+    )
 
 
 def _entry(family: int, found: dict[int, bytes], mark: int) -> Tracked:

@@ -14,7 +14,12 @@ _NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
 _BUFFER_BYTES = 4 << 20
 
-SUBSYSTEM_CONNTRACK, SUBSYSTEM_LOG, SUBSYSTEM_NFTABLES = 1, 4, 10  # linux/netfilter/nfnetlink.h
+SUBSYSTEM_CONNTRACK, SUBSYSTEM_QUEUE, SUBSYSTEM_LOG, SUBSYSTEM_NFTABLES = (
+    1,
+    3,
+    4,
+    10,
+)  # linux/netfilter/nfnetlink.h
 
 
 class Netfilter:

@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
-from enforcer.cells import KINDS, PORTLESS, Change, Index, Shape
+from enforcer.cells import Change, Index, Shape
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, ruleset
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
 from enforcer.dataplanes.nflog import NfLog
 from enforcer.decide import JUDGED_AGAIN, REVOKED, Fallback
 from enforcer.policy import Policy
-from enforcer.protocols import TCP, UDP
 
 TABLE = "inet allowlist"
 LOG_GROUP = 4747
@@ -299,20 +298,8 @@ class NftDataplane:
     def _recheck(self, numbers: set[int]) -> None:
         """Stop live flows of these registrations that their entries no longer cover."""
         for entry in self._tracked(numbers):
-            if not self._covers(entry):
+            if not conntrack.names_ends(self._index.entries[entry.mark], self._policy.match, entry):
                 conntrack.set_mark(self._netfilter, entry, REVOKED)
-
-    def _covers(self, tracked: conntrack.Tracked) -> bool:
-        """Whether the flow's registration still names its two ends, for any protocol the flow may be."""
-        entry = self._index.entries[tracked.mark]
-        own = Index(self._policy.match, [entry])
-        ends = (tracked.src, tracked.src_port, tracked.dst, tracked.dst_port)
-        has_ports = tracked.protocol in (TCP, UDP)
-        return any(
-            own.find(tracked.version, kind, *ends, None)
-            for kind in KINDS
-            if (kind not in PORTLESS) == has_ports
-        )
 
     def _tracked(self, marks: set[int]) -> list[conntrack.Tracked]:
         if not marks:
