@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,18 @@ class Daemons:
         for process in running:
             process.wait()
         self._all.clear()
+
+
+def end_programs(processes: Iterable[subprocess.Popen[Any] | None], patience_s: float = 2.0) -> None:
+    """Ask them all to end (SIGTERM), wait together, kill what is left. None and what has ended are passed over."""
+    running = [process for process in processes if process is not None and process.poll() is None]
+    for process in running:
+        process.terminate()
+    _wait(running, patience_s)
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def _wait(running: Sequence[subprocess.Popen[Any]], deadline_s: float) -> None:

@@ -16,7 +16,7 @@ from testbed.lab.bird import bird_conf, neighbours
 from testbed.lab.bird_control import BirdControl, BirdError, ProtocolState
 from testbed.lab.bird_fib import differences, read_fib
 from testbed.lab.bird_paths import best_routes
-from testbed.lab.daemons import Daemon
+from testbed.lab.daemons import Daemon, end_programs
 from testbed.plan.plan import Plan
 
 _POLL_S = 0.02
@@ -181,14 +181,7 @@ class Routing:
     def close(self) -> None:
         """End all BIRDs. They leave their routes in the kernel, which ends with the lab."""
         self.disconnect()
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_programs(self._processes.values())
         self._processes.clear()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from testbed.lab.daemons import end_programs
 from testbed.lab.routing import await_none
 from testbed.lab.services_checks import TRANSPORT, check
 from testbed.lab.services_https import https_request, is_https_complete
@@ -128,14 +129,7 @@ class Services:
         if self._responders is not None:
             self._responders.close()
             self._responders = None
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_programs(self._processes.values())
         self._processes.clear()
         shutil.rmtree(self._key_dir, ignore_errors=True)
 

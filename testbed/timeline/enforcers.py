@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from testbed.lab.daemons import end_programs
 from testbed.plan.plan import EnforcerPlacement, Plan
 from testbed.records import AuditRecord
 
@@ -117,17 +117,7 @@ class Enforcers:
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """End all of them politely, then by force."""
-        for enforcer in self.running.values():
-            if enforcer.process is not None and enforcer.process.poll() is None:
-                enforcer.process.terminate()
-        for enforcer in self.running.values():
-            if enforcer.process is None:
-                continue
-            try:
-                enforcer.process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                enforcer.process.kill()
-                enforcer.process.wait()
+        end_programs((each.process for each in self.running.values()), timeout_s)
 
     def dead(self) -> list[str]:
         """Nodes whose enforcer has ended although nobody killed it."""
@@ -181,8 +171,3 @@ class Enforcers:
         except FileNotFoundError:
             return "it wrote no log"
         return " / ".join(lines[-3:]) or "it wrote nothing to its log"
-
-
-def python_environment() -> dict[str, str]:
-    """The environment in which a child finds the same packages as this process."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

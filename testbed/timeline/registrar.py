@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from testbed.lab.daemons import end_programs
 from testbed.plan.plan import Plan, Registration
 from testbed.timeline.http_inside import HttpFailed, request_bytes, request_json
 
@@ -138,13 +139,7 @@ class Registrar:
         return records
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(3.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        end_programs([self._process], patience_s=3.0)
 
     def _form(self, registration: Registration) -> dict[str, Any]:
         subscriber = next(each for each in self._plan.subscribers if each.name == registration.subscriber)

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from testbed.traffic.attempt import Attempt, Host, failure_of
 
@@ -16,36 +17,23 @@ _ECHO_REPLY = {4: 0, 6: 129}
 _TOKEN = struct.Struct("!Q")
 
 
-class IcmpSocket:
-    """The raw ICMP socket of one host and family. Echo identifiers stay inside the host's port block, if it has one,
-    so that carrier-grade NAT keeps them (RFC 5508 §4.1) and a witness can name the attempt."""
+class _Echoed(Protocol):
+    """An attempt that waits for one echo."""
 
-    def __init__(self, host: Host, family: int) -> None:
-        self.family = family
-        self._first = host.port_first or 1
-        self._span = (host.port_last or 65535) - self._first + 1
-        self._count = 0
-        self._waiting: dict[int, Attempt] = {}
-        kind = socket.AF_INET if family == 4 else socket.AF_INET6
-        protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
+    def echoed(self) -> None: ...
+
+
+class _SharedSocket:
+    """A socket of one host whose answers find their attempts by a number."""
+
+    def __init__(self, host: Host, family: int, kind: int, protocol: int = 0) -> None:
+        self._waiting: dict[int, _Echoed] = {}
         with host.inside():
-            self._socket = socket.socket(kind, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
 
-    def send(self, attempt: Attempt, payload_bytes: int) -> int:
-        """Send one echo request for the attempt and return its identifier. Raises OSError."""
-        identifier = self._first + self._count % self._span
-        self._count += 1
-        body = _TOKEN.pack(attempt.scheduled_ns & (2**64 - 1)).ljust(payload_bytes, b"\0")
-        head = _ECHO.pack(_ECHO_REQUEST[self.family], 0, 0, identifier, 0)
-        if self.family == 4:  # the kernel fills in the ICMPv6 checksum itself (RFC 3542 §3.1)
-            head = _ECHO.pack(8, 0, _checksum(head + body), identifier, 0)
-        self._waiting[identifier] = attempt
-        self._socket.sendto(head + body, (attempt.target.address, 0))
-        return identifier
-
-    def forget(self, identifier: int) -> None:
-        self._waiting.pop(identifier, None)
+    def forget(self, number: int) -> None:
+        self._waiting.pop(number, None)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
@@ -57,13 +45,47 @@ class IcmpSocket:
                 data = self._socket.recv(2048)
             except (BlockingIOError, OSError):
                 return
-            body = data[(data[0] & 0x0F) * 4 :] if self.family == 4 else data
-            if len(body) < _ECHO.size:
-                continue
-            kind, _code, _sum, identifier, _sequence = _ECHO.unpack_from(body)
-            attempt = self._waiting.get(identifier) if kind == _ECHO_REPLY[self.family] else None
-            if isinstance(attempt, IcmpAttempt):
+            number = self._number_of(data)
+            attempt = None if number is None else self._waiting.get(number)
+            if attempt is not None:
                 attempt.echoed()
+
+    def _number_of(self, data: bytes) -> int | None:
+        raise NotImplementedError
+
+
+class IcmpSocket(_SharedSocket):
+    """The raw ICMP socket of one host and family. Echo identifiers stay inside the host's port block, if it has one,
+    so that carrier-grade NAT keeps them (RFC 5508 §4.1) and a witness can name the attempt."""
+
+    def __init__(self, host: Host, family: int) -> None:
+        self.family = family
+        self._first = host.port_first or 1
+        self._span = (host.port_last or 65535) - self._first + 1
+        self._count = 0
+        if family == 4:
+            super().__init__(host, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        else:
+            super().__init__(host, socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+
+    def send(self, attempt: IcmpAttempt, payload_bytes: int) -> int:
+        """Send one echo request for the attempt and return its identifier. Raises OSError."""
+        identifier = self._first + self._count % self._span
+        self._count += 1
+        body = _TOKEN.pack(attempt.scheduled_ns & (2**64 - 1)).ljust(payload_bytes, b"\0")
+        head = _ECHO.pack(_ECHO_REQUEST[self.family], 0, 0, identifier, 0)
+        if self.family == 4:  # the kernel fills in the ICMPv6 checksum itself (RFC 3542 §3.1)
+            head = _ECHO.pack(8, 0, _checksum(head + body), identifier, 0)
+        self._waiting[identifier] = attempt
+        self._socket.sendto(head + body, (attempt.target.address, 0))
+        return identifier
+
+    def _number_of(self, data: bytes) -> int | None:
+        body = data[(data[0] & 0x0F) * 4 :] if self.family == 4 else data
+        if len(body) < _ECHO.size:
+            return None
+        kind, _code, _sum, identifier, _sequence = _ECHO.unpack_from(body)
+        return identifier if kind == _ECHO_REPLY[self.family] else None
 
 
 class IcmpAttempt(Attempt):
@@ -86,16 +108,13 @@ class IcmpAttempt(Attempt):
         self._shared.forget(self.src_port)
 
 
-class TunnelSocket:
+class TunnelSocket(_SharedSocket):
     """The echo socket inside one tunnel. Unbound, so it survives the tunnel's interface going away and coming back."""
 
     def __init__(self, host: Host, address: str, port: int) -> None:
-        self._waiting: dict[int, TunnelEchoAttempt] = {}
         self._count = 0
         self._to = (address, port)
-        with host.inside():
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        asyncio.get_running_loop().add_reader(self._socket, self._readable)
+        super().__init__(host, socket.AF_INET, socket.SOCK_DGRAM)
 
     def send(self, attempt: TunnelEchoAttempt, payload_bytes: int) -> int:
         """Send one echo and return its token. Raises OSError (a blackhole route when the tunnel is down)."""
@@ -104,23 +123,8 @@ class TunnelSocket:
         self._socket.sendto(_TOKEN.pack(self._count).ljust(payload_bytes, b"\0"), self._to)
         return self._count
 
-    def forget(self, token: int) -> None:
-        self._waiting.pop(token, None)
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
-
-    def _readable(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(2048)
-            except (BlockingIOError, OSError):
-                return
-            if len(data) >= _TOKEN.size:
-                attempt = self._waiting.get(_TOKEN.unpack_from(data)[0])
-                if attempt is not None:
-                    attempt.echoed()
+    def _number_of(self, data: bytes) -> int | None:
+        return _TOKEN.unpack_from(data)[0] if len(data) >= _TOKEN.size else None
 
 
 class TunnelEchoAttempt(Attempt):
