@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
 from typing import Any
+
+from enforcer.allowlist import Allowlist, Entry
+from enforcer.dataplanes import Dataplane, DataplaneError
+from enforcer.policy import Policy, parse_policy
 
 
 def probe() -> dict[str, Any]:
@@ -20,8 +28,6 @@ def probe() -> dict[str, Any]:
             done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the probe died"
         )
         return findings
-    import json
-
     return findings | json.loads(done.stdout)
 
 
@@ -48,49 +54,57 @@ def _own_namespace() -> None:
         )
 
 
-def _nft() -> dict[str, Any]:
-    from dataclasses import replace
-    from importlib.resources import files
-
-    from enforcer.allowlist import Allowlist, Entry
-    from enforcer.dataplanes import DataplaneError
-    from enforcer.dataplanes.nft import NftDataplane
-    from enforcer.policy import parse_policy
-
+def _try(make: Callable[[Policy], Dataplane]) -> tuple[bool, list[str]]:
+    """Load a list under each action; whether all that every policy needs works, and a line for each."""
     policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
-    notes: list[str] = []
     entry = Entry(1, "doctor", ("192.0.2.1/32", "2001:db8::/64"), ("198.51.100.0/24", "2001:db8:1::1/128"))
-    works = True
-    try:
-        dataplane = NftDataplane(policy)
-    except DataplaneError as error:
-        return {"works": False, "notes": [str(error)]}
-    notes.append(f"changes go through {dataplane.way}")
+    works, notes = True, []
     for action in ("drop", "reject", "police", "observe"):
         tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)
         try:
-            dataplane.close()
-            dataplane = NftDataplane(tried)
+            dataplane = make(tried)
+        except DataplaneError as error:
+            return False, [str(error)]
+        try:
             dataplane.load(Allowlist(1, {1: entry}))
-            dataplane.sweep()
+            dataplane.counters()
             notes.append(f"action {action}: yes")
         except (DataplaneError, OSError) as error:
             works = works and action in ("police", "reject")
             notes.append(f"action {action}: no ({str(error).splitlines()[0]})")
-    dataplane.close(remove=True)
-    notes.append("sees forwarded packets after defragmentation; the conntrack mark must be its own")
-    return {"works": works, "notes": notes}
+        dataplane.close(remove=action == "observe" and works)
+    return works, notes
+
+
+def _nft() -> dict[str, Any]:
+    from enforcer.dataplanes.libnft import Nft
+    from enforcer.dataplanes.nft import NftDataplane
+
+    works, notes = _try(NftDataplane)
+    if works:
+        way = Nft().way
+        notes.insert(
+            0,
+            f"changes go through {way}"
+            + (" (install libnftables1 for faster ones)" if way != "libnftables" else ""),
+        )
+    return {"works": works, "notes": [*notes, "the conntrack mark must be its own"]}
+
+
+def _nfqueue() -> dict[str, Any]:
+    from enforcer.dataplanes.nfqueue import SHORTCOMINGS, NfqueueDataplane
+
+    works, notes = _try(NfqueueDataplane)
+    return {"works": works, "notes": [*notes, *(SHORTCOMINGS if works else ())]}
 
 
 def main() -> None:
-    import json
-
     try:
         _own_namespace()
     except PermissionError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    print(json.dumps({"dataplanes": {"nft": _nft()}}))
+    print(json.dumps({"dataplanes": {"nft": _nft(), "nfqueue": _nfqueue()}}))
 
 
 if __name__ == "__main__":
