@@ -59,7 +59,7 @@ def test_a_shipped_scenario_holds(scenario, tmp_path):
     [
         ("minimal-smoke", "allow-everything", "asked: false passes"),
         ("minimal-smoke", "block-everything", "asked: false blocks"),
-        ("revocation", "ignore-revocations", "asked: false passes"),
+        ("minimal-revocation", "ignore-revocations", "asked: false passes"),
     ],
 )
 def test_a_sabotaged_enforcer_is_caught_by_name(scenario, mode, caught_by, tmp_path):
