@@ -1,0 +1,170 @@
+"""The benchmark's course: which candidate is measured when, and beside what. Its result is plain data (JSON)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dataplanes_candidate import OTHERS, OURS, Candidate, Unavailable
+from dataplanes_traffic import (
+    a_and_b,
+    first_packets,
+    known_flow,
+    percentile,
+    round_trips,
+    spread,
+    tcp,
+)
+
+SMALL = 1000  # what the cost of a packet at more entries is compared with
+_TOO_SLOW_S = 5.0  # an entry that takes longer: a thousand of them are not tried
+
+
+@dataclass(frozen=True)
+class Settings:
+    """entries: the largest list. flows: tracked ones while revoking. repeats: A/B pairs of TCP; of packets, three times as many."""
+
+    entries: int
+    flows: int
+    repeats: int
+    added: int
+    revoked: int
+    updates: int
+    tcp_seconds: int = 1
+    round_trips: int = 4000
+    only: tuple[str, ...] = ()
+
+
+def sizes(entries: int) -> list[int]:
+    """1,000 and every power of ten up to the largest, and that."""
+    found = [size for size in (SMALL, 10_000, 100_000) if size < entries]
+    return [*found, entries]
+
+
+def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Everything, by candidate. Candidates that are not there are said so, with the reason."""
+    result: dict[str, Any] = {}
+    names = [name for name in (*OURS, *OTHERS) if name != "plain"]
+    names = [name for name in names if not settings.only or name in settings.only]
+    with contextlib.ExitStack() as stack:
+        plain = Candidate("plain", max(settings.entries, SMALL))
+        stack.callback(plain.close)
+        small: dict[str, Candidate] = {}
+        for size in dict.fromkeys((SMALL, *sizes(settings.entries))):
+            there: list[Candidate] = []
+            with contextlib.ExitStack() as at_size:
+                for name in names:
+                    if "unavailable" in result.get(name, {}):
+                        continue
+                    say(f"{size:,} entries: loading {name}")
+                    try:
+                        made = Candidate(name, size)
+                    except Unavailable as error:
+                        result[name] = {"unavailable": str(error)}
+                        continue
+                    (stack if size == SMALL else at_size).callback(made.close)
+                    there.append(made)
+                    if size == SMALL:
+                        small[name] = made
+                    figures = result.setdefault(name, {"by_size": {}})
+                    figures["by_size"][size] = {
+                        "load_s": made.loaded["seconds"],
+                        "peak_mb": made.loaded["peak_mb"],
+                    }
+                _costs(settings, plain, there, size, result, say)
+                if size == settings.entries:
+                    _largest(settings, plain, there, small, result, say)
+    return result
+
+
+def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], size: int, result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
+    """What is measured at every size: packets, and one entry more."""
+    repeats = 3 * settings.repeats
+    for title, make in (("known", known_flow), ("first", first_packets)):
+        say(f"{size:,} entries: packets of {title} flows")
+        figures = {each: make(each) for each in (plain, *there)}
+        for name, pairs in a_and_b(plain, there, repeats, lambda each: figures[each]()).items():  # noqa: B023
+            if title == "known":
+                pairs = [(1e9 / max(a, 1), 1e9 / max(b, 1)) for a, b in pairs]
+                result[name]["by_size"][size]["rate_ratio"] = asdict(spread([a / b for a, b in pairs]))
+            result[name]["by_size"][size][f"{title}_ns"] = asdict(spread([b for _, b in pairs]))
+            result[name]["by_size"][size][f"{title}_plain_ns"] = asdict(spread([a for a, _ in pairs]))
+    for each in there:
+        if each.name in OTHERS and not hasattr(OTHERS[each.name], "change"):
+            continue
+        if each.name == "tracking":
+            continue
+        say(f"{size:,} entries: one more, {each.name}")
+        most = settings.added if each.name in OURS else settings.added // 5
+        times = each.ask("one_added", most, 20.0)
+        result[each.name]["by_size"][size]["added_s"] = {
+            "median": percentile(times, 0.5),
+            "p99": percentile(times, 0.99),
+            "n": len(times),
+        }
+
+
+def _largest(settings: Settings, plain: Candidate, there: Sequence[Candidate], small: dict[str, Candidate], result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
+    say("cost against 1,000 entries")
+    for title, make in (("known", known_flow), ("first", first_packets)):
+        for each in there:
+            base = small[each.name]
+            if base is each:
+                continue
+            figures = {one: make(one) for one in (base, each)}
+            pairs = a_and_b(base, [each], 3 * settings.repeats, lambda one: figures[one]())[each.name]  # noqa: B023
+            ratios = [a / max(b, 1) if title == "known" else b / a for a, b in pairs]
+            result[each.name][f"growth_{title}"] = asdict(spread(ratios))
+    say("round trips")
+    with contextlib.ExitStack() as stack:
+        trips = {each: stack.enter_context(round_trips(each)) for each in (plain, *there)}
+        found = a_and_b(plain, there, 3 * settings.repeats, lambda each: trips[each](settings.round_trips))
+        for name, pairs in found.items():
+            for title, share in (("median", 0.5), ("p999", 0.999)):
+                added = [(percentile(b, share) - percentile(a, share)) / 1000 for a, b in pairs]
+                result[name][f"rtt_{title}_us"] = asdict(spread(added))
+                result[name][f"rtt_plain_{title}_us"] = asdict(
+                    spread([percentile(a, share) / 1000 for a, _ in pairs])
+                )
+    say("TCP")
+    with contextlib.ExitStack() as stack:
+        flows = {each: stack.enter_context(tcp(each, settings.tcp_seconds)) for each in (plain, *there)}
+        for name, pairs in a_and_b(plain, there, settings.repeats, lambda each: flows[each]()).items():
+            result[name]["tcp_ratio"] = asdict(spread([b / a for a, b in pairs]))
+            result[name]["tcp_gbps"] = asdict(spread([b / 1e9 for _, b in pairs]))
+            result[name]["tcp_plain_gbps"] = asdict(spread([a / 1e9 for a, _ in pairs]))
+    for each in there:
+        _changes(settings, each, result[each.name], say)
+
+
+def _changes(
+    settings: Settings, each: Candidate, figures: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    if each.name == "tracking":
+        return
+    if figures["by_size"][each.size]["added_s"]["median"] < _TOO_SLOW_S:
+        say(f"1,000 changes at once: {each.name}")
+        figures["thousand_s"] = asdict(spread(each.ask("many_changes", 1000, 9, 20.0)))
+    if each.name not in OURS:
+        return
+    say(f"{settings.updates:,} updates: {each.name}")
+    figures["updates"] = each.ask("updates", settings.updates)
+    say(f"revocations at {settings.flows:,} flows: {each.name}")
+    each.forget_flows()
+    start = time.monotonic()
+    found = each.ask("revocations", min(settings.flows, each.size), settings.revoked)
+    seconds = found["seconds"]
+    figures["revoked"] = {
+        "tracked": found["tracked"],
+        "p99_s": percentile(seconds, 0.99) if seconds else None,
+        "median_s": percentile(seconds, 0.5) if seconds else None,
+        "call_p99_s": percentile(found["calls"], 0.99) if seconds else None,
+        "sweep_median_s": percentile(found["sweeps"], 0.5),
+        "n": len(seconds),
+        "unusable": found["unusable"],
+        "packets_after": found["after"],
+        "took_s": time.monotonic() - start,
+    }

@@ -1,0 +1,192 @@
+"""What traffic costs on two roads side by side: packets, round trips, TCP. Every figure comes with plain forwarding beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import resource
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dataplanes_candidate import Candidate
+from dataplanes_world import CLIENT_PORT, Burst, ends, inside
+
+_WINDOW_S = 0.008
+_WINDOWS = 8
+FIRST_PACKETS = 2048
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and an interval that covers it with at least 93 % (order statistics; 5 repeats: smallest to largest)."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    ordered = sorted(values)
+    n, drop = len(ordered), 0
+    while 2 * (drop + 1) < n and 1 - 2 * sum(math.comb(n, k) for k in range(drop + 2)) / 2**n >= 0.93:
+        drop += 1
+    return Spread(statistics.median(ordered), ordered[drop], ordered[n - 1 - drop], n)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share (0..1) of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def a_and_b(
+    plain: Candidate, others: Sequence[Candidate], repeats: int, figure: Callable[[Candidate], Any]
+) -> dict[str, list[tuple[Any, Any]]]:
+    """(plain, candidate) pairs measured one right after the other, all candidates in turn, which of the two first alternating."""
+    pairs: dict[str, list[tuple[Any, Any]]] = {each.name: [] for each in others}
+    for repeat in range(repeats):
+        turned = list(others) if repeat % 4 < 2 else list(reversed(others))
+        for other in turned:
+            if repeat % 2:
+                value = figure(other)
+                pairs[other.name].append((figure(plain), value))
+            else:
+                pairs[other.name].append((figure(plain), figure(other)))
+    return pairs
+
+
+def known_flow(candidate: Candidate) -> Callable[[], float]:
+    """Measures packets a second of one registered flow of 64-byte packets: what arrived; the best of short windows."""
+    index = _udp_index(candidate.size - 1)
+    burst = Burst([candidate.road.frame(index)] * 64)
+
+    def measure() -> float:
+        return max(_window(candidate, burst) for _ in range(_WINDOWS))
+
+    measure()
+    return measure
+
+
+def first_packets(candidate: Candidate, seed: int = 1) -> Callable[[], float]:
+    """Measures nanoseconds a packet, each the first of its flow, of registrations all over the list; the best of six goes."""
+    rng = random.Random(seed)
+    bursts = [
+        Burst([candidate.road.frame(_udp_index(rng.randrange(candidate.size))) for _ in range(64)])
+        for _ in range(FIRST_PACKETS // 64)
+    ]
+
+    def once() -> float:
+        candidate.forget_flows()
+        start = time.perf_counter_ns()
+        for burst in bursts:
+            burst.send(candidate.sender)
+        return (time.perf_counter_ns() - start) / FIRST_PACKETS
+
+    def measure() -> float:
+        return min(once() for _ in range(6))
+
+    measure()
+    return measure
+
+
+@contextmanager
+def round_trips(candidate: Candidate):
+    """Gives a function that measures n round trips of a registered flow, in nanoseconds each.
+
+    One thread sends, takes the packet at the server, answers and takes the answer: no process has to be woken on the way.
+    Trips during which the thread was put off its processor for another one are left out: they measure that other one.
+    """
+    index = _udp_index(candidate.size // 2)
+    line, endpoint = candidate.road.give_addresses(index)
+    with inside(candidate.road.client):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.bind((line, CLIENT_PORT + 7))
+        client.connect((endpoint, ends(index)[2]))
+    with inside(candidate.road.server):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((endpoint, ends(index)[2]))
+        server.connect((line, CLIENT_PORT + 7))
+    client.settimeout(2.0)
+    server.settimeout(2.0)
+    clock, to_server, at_server = time.perf_counter_ns, client.send, server.recv
+    to_client, at_client = server.send, client.recv
+
+    def measure(count: int) -> list[int]:
+        found: list[int] = []
+        tried, put_off = 0, _put_off()
+        while len(found) < count and tried < 3 * count:
+            tried += 1
+            start = clock()
+            to_server(b"x" * 18)
+            at_server(64)
+            to_client(b"x" * 18)
+            at_client(64)
+            took = clock() - start
+            before, put_off = put_off, _put_off()
+            if before == put_off:
+                found.append(took)
+        return found
+
+    try:
+        measure(20)
+        yield measure
+    finally:
+        client.close()
+        server.close()
+
+
+@contextmanager
+def tcp(candidate: Candidate, seconds: int):
+    """Gives a function that measures the bits a second of iperf3 over a registered TCP flow (the median of its tenths)."""
+    index = next(
+        each for each in range(candidate.size // 3, candidate.size) if ends(each)[3] == "openvpn-tcp"
+    )
+    line, endpoint = candidate.road.give_addresses(index)
+    port = str(ends(index)[2])
+    server_argv = ["nsenter", f"--net={candidate.road.server}", "iperf3", "-s", "-p", port, "-B", endpoint]
+    server = subprocess.Popen(server_argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    argv = ["nsenter", f"--net={candidate.road.client}", "iperf3", "-c", endpoint, "-p", port, "-B", line]
+    argv += ["-t", str(seconds), "-i", "0.1", "-J", "--connect-timeout", "2000"]
+
+    def measure() -> float:
+        deadline = time.monotonic() + 5
+        while True:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+            report = json.loads(done.stdout or "{}")
+            if "error" not in report and report.get("intervals"):
+                return statistics.median(each["sum"]["bits_per_second"] for each in report["intervals"])
+            if time.monotonic() > deadline:  # its server may be starting, or not be done with the run before
+                raise OSError(f"iperf3 through {candidate.name}: {report.get('error', done.stderr)}")
+            time.sleep(0.02)
+
+    try:
+        yield measure
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _put_off() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _udp_index(index: int) -> int:
+    return index - (ends(index)[3] == "openvpn-tcp")
+
+
+def _window(candidate: Candidate, burst: Burst) -> float:
+    before = candidate.road.delivered()
+    start = time.perf_counter()
+    while time.perf_counter() - start < _WINDOW_S:
+        burst.send(candidate.sender)
+    elapsed = time.perf_counter() - start
+    return (candidate.road.delivered() - before) / elapsed
