@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from enforcer.allowlist import Allowlist
 from enforcer.audit import Audit, Blocks
+from enforcer.cells import check_prefixes
 from enforcer.conditions import CONDITIONS, Conditions, shrinks_too_much
 from enforcer.config import Config
 from enforcer.dataplanes import Dataplane, DataplaneError, TableFull
-from enforcer.enforced import Applied, Enforced
+from enforcer.enforced import Applied, Enforced, differing
 from enforcer.follow import Feed, SerialUnknown, Unreachable
 from enforcer.knowledge import Knowledge
 from enforcer.policy import Policy
@@ -212,14 +213,14 @@ class Agent:
             states = {removal.registration: removal.state for removal in update.delta.remove}
             touched = {*states, *(entry.registration for entry in update.delta.add)}
         else:
-            before = current.entries if current else {}
-            touched = before.keys() ^ new.entries.keys()
-            touched |= {
-                number
-                for number in before.keys() & new.entries.keys()
-                if before[number] != new.entries[number]
-            }
+            touched = differing(current.entries if current else {}, new.entries)
         is_same = current is not None and not touched and new.serial == current.serial
+        try:
+            for number in touched & new.entries.keys():
+                check_prefixes(new.entries[number])
+        except ValueError as error:
+            self._refuse("bad-entry", str(error))
+            return False
         line: dict[str, Any] | None = None
         try:
             if current is None or len(touched) > _MOST_AS_DELTA:

@@ -113,3 +113,8 @@ class Enforced:
             for at_ns in (entry.valid_from_ns, entry.valid_until_ns):
                 if at_ns is not None and at_ns > now_ns:
                     heapq.heappush(self._due, (at_ns, entry.registration))
+
+
+def differing(before: dict[int, Entry], after: dict[int, Entry]) -> set[int]:
+    """Registrations that came, went, or changed."""
+    return {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}

@@ -208,6 +208,18 @@ def test_truncated_and_empty_updates_change_nothing(tmp_path):
     assert bench.dataplane.held.keys() == {7}
 
 
+@pytest.mark.parametrize(
+    "prefix", ["10.0.0.5/8", "10.0.0.1/33", "::1/129", "10.0.0.1", "1.2.3/8", "x", "2001:db8::1/64"]
+)
+def test_an_entry_with_a_wrong_prefix_changes_nothing(tmp_path, prefix):
+    bench = Bench(tmp_path)
+    assert bench.snapshot(1, entry(7))
+    assert not bench.delta(1, 2, [entry(8), entry(9, subscriber_prefixes=(prefix,))])
+    assert bench.dataplane.held.keys() == {7}
+    assert bench.lines("refused-update")[-1]["word"] == "bad-entry"
+    assert bench.delta(1, 2, [entry(8)])
+
+
 @pytest.mark.parametrize(("behaviour", "is_taken"), [("keep", False), ("block", False), ("accept", True)])
 def test_an_update_that_shrinks_too_much(tmp_path, behaviour, is_taken):
     bench = Bench(tmp_path, on_failure(feed_shrinks=behaviour, feed_shrinks_more_than_ratio=0.5))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.cells import Change, Index, Shape
-from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, ruleset
+from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, elements, ruleset
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
 from enforcer.dataplanes.nflog import NfLog
@@ -29,7 +29,6 @@ _OBJECT_TABLE, _OBJECT_NAME, _OBJECT_DATA = 1, 2, 4
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _NFPROTO_INET = 1
 
-_CHUNK = 20_000  # elements in one command: bounds libnftables' memory
 _FEW = 8  # marks: so many listings sieved by the kernel cost less than one of everything
 
 
@@ -79,8 +78,7 @@ class NftDataplane:
         maps = [ruleset.add_map(shape, generation, TABLE) for shape in shapes]
         try:
             self._nft.run("\n".join([f"add table {TABLE}", *maps]))
-            for command in _load_commands(index, generation):
-                self._nft.run(command)
+            self._fill(index, generation)
             finishing = {number for number in self._finishing if number not in index.entries}
             cut = self._stale_marks(index) - finishing
             chains = ruleset.chains(self._policy, shapes, generation, self._fallback, self._log_group)
@@ -195,6 +193,17 @@ class NftDataplane:
         self._netfilter.close()
         self._nft.close()
 
+    def _fill(self, index: Index, generation: str) -> None:
+        """Every cell into the maps of a generation that is not in force yet."""
+        for shape, table in index.tables.items():
+            name = ruleset.map_name(shape, generation)
+            items = ((key, held if isinstance(held, int) else held[0]) for key, held in table.items())
+            if elements.can_load(shape):
+                elements.add_elements("allowlist", name, shape, items)
+                continue
+            texts = [f"{ruleset.element_key(shape, key)} : {number}" for key, number in items]
+            self._nft.run(f"add element {TABLE} {name} {{ {', '.join(texts)} }}")
+
     def _check_size(self, index: Index) -> None:
         cells = sum(map(len, index.tables.values()))
         if cells > self._most_cells:
@@ -251,9 +260,9 @@ class NftDataplane:
             if after is not None:
                 adds.setdefault(shape, []).append(f"{element} : {after}")
         for verb, batches in (("delete", deletes), ("add", adds)):
-            for shape, elements in batches.items():
+            for shape, texts in batches.items():
                 name = ruleset.map_name(shape, self._generation)
-                yield f"{verb} element {TABLE} {name} {{ {', '.join(elements)} }}"
+                yield f"{verb} element {TABLE} {name} {{ {', '.join(texts)} }}"
         if new:
             yield from self._chain_changes(self._shapes | new)
         live = "cut" if self._policy.live_flows == "cut" else "finishing"
@@ -328,20 +337,6 @@ class NftDataplane:
                 yield attributes(data)
         except FileNotFoundError:  # the table is not there
             return
-
-
-def _load_commands(index: Index, generation: str) -> Iterator[str]:
-    for shape, table in index.tables.items():
-        name = ruleset.map_name(shape, generation)
-        elements = []
-        for key, held in table.items():
-            number = held[0] if isinstance(held, tuple) else held
-            elements.append(f"{ruleset.element_key(shape, key)} : {number}")
-            if len(elements) == _CHUNK:
-                yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
-                elements = []
-        if elements:
-            yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
 
 
 def _elements(verb: str, name: str, marks: Iterable[int]) -> str:
