@@ -10,7 +10,7 @@ from enforcer import control
 from enforcer.agent import Agent
 from enforcer.audit import Audit
 from enforcer.config import Config, load_config
-from enforcer.dataplanes import Dataplane, DataplaneError
+from enforcer.dataplanes import Dataplane
 from enforcer.policy import Policy, load_policy
 from enforcer.registry.feed import load_public_key
 
@@ -39,7 +39,9 @@ def open_dataplane(config: Config, policy: Policy) -> Dataplane:
         from enforcer.dataplanes.nfqueue import NfqueueDataplane
 
         return NfqueueDataplane(policy, config.log_group, config.most_cells)
-    raise DataplaneError(f"dataplane {config.dataplane!r} is not built yet; write 'nft' or 'nfqueue'")
+    from enforcer.dataplanes.bpf import BpfDataplane
+
+    return BpfDataplane(policy, config.inside, config.most_cells)
 
 
 async def _serve(agent: Agent, config: Config) -> None:

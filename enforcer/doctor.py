@@ -98,13 +98,33 @@ def _nfqueue() -> dict[str, Any]:
     return {"works": works, "notes": [*notes, *(SHORTCOMINGS if works else ())]}
 
 
+def _bpf() -> dict[str, Any]:
+    from enforcer.dataplanes.bpf import SHORTCOMINGS, BpfDataplane
+
+    policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+    notes = []
+    for action in ("drop", "reject", "police", "observe"):
+        tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)
+        try:
+            dataplane = BpfDataplane(tried, ("lo",), most_cells=1000, most_flows=1000)
+            dataplane.load(Allowlist(1))
+            dataplane.counters()
+            dataplane.close(remove=True)
+            notes.append(f"action {action}: yes")
+        except (DataplaneError, OSError) as error:
+            if action in ("drop", "observe"):
+                return {"works": False, "notes": [str(error)]}
+            notes.append(f"action {action}: no ({error})")
+    return {"works": True, "notes": [*notes, *SHORTCOMINGS]}
+
+
 def main() -> None:
     try:
         _own_namespace()
     except PermissionError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    print(json.dumps({"dataplanes": {"nft": _nft(), "nfqueue": _nfqueue()}}))
+    print(json.dumps({"dataplanes": {"nft": _nft(), "nfqueue": _nfqueue(), "bpf": _bpf()}}))
 
 
 if __name__ == "__main__":

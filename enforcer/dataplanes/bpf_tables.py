@@ -1,0 +1,207 @@
+"""The allowlist in the kernel: cells, the states of registrations that ended, shapes, and the word that says what of them counts.
+
+Every cell and state says what it was before and what it is from a serial on. A change is written first, with the serial to come;
+one 8-byte store of the word into a page shared with the classifier makes all of it visible. A packet reads the word before and
+after, and is judged again when it changed. Existing cells are written under their lock; cells that are gone are taken out of
+the map later (`purge`), and their memory is not used anew before every packet that may still look at it is through.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import mmap
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from enforcer.cells import Change, Index, Key, Shape
+from enforcer.dataplanes import DataplaneError, TableFull, bpf_maps
+from enforcer.dataplanes.bpf_library import LOCKED, MUST_EXIST, Map, Object, wait_for_readers
+from enforcer.dataplanes.bpf_maps import ACTIVE
+from enforcer.decide import Fallback
+
+_CHUNK = 20_000
+_MOST_DEAD = 50_000  # cells that are gone and still in the map
+_FALLBACKS: dict[Fallback, int] = {"keep": 0, "allow": 1, "block": 2}
+
+
+class Tables:
+    """Of one loaded object. Raises TableFull, DataplaneError; then nothing has changed."""
+
+    @staticmethod
+    def resize(loaded: Object, most_cells: int) -> None:
+        """Before the object is loaded. A load holds the old list and the new one for a moment."""
+        loaded.resize("cells", 2 * most_cells + _MOST_DEAD)
+        loaded.resize("states", 2 * most_cells)
+        loaded.resize("shapes", 2 * bpf_maps.SHAPE_LISTS)
+
+    def __init__(self, loaded: Object) -> None:
+        self._cells = loaded.map("cells", bpf_maps.CELL_KEY_BYTES, bpf_maps.VERSIONED_BYTES)
+        self._states = loaded.map("states", 4, bpf_maps.VERSIONED_BYTES)
+        self._shapes = loaded.map("shapes", 4, bpf_maps.SHAPES_BYTES)
+        self._page = mmap.mmap(loaded.map("control", 4, 16).fd, mmap.PAGESIZE)
+        self._word = ctypes.c_uint64.from_buffer(self._page, 0)
+        self._alive_until_ns = ctypes.c_uint64.from_buffer(self._page, 8)
+        self._numbers: dict[Shape, int] = {}
+        self._next_number = itertools.count(1)
+        self._serial, self._slot = 0, 0
+        self._fallback: Fallback = "keep"
+        self._dead_cells: set[bytes] = set()
+        self._dead_states: set[int] = set()
+        self.states: dict[int, int] = {}
+
+    def replace(self, index: Index, states: dict[int, int]) -> None:
+        """These cells and states instead of whatever was there."""
+        self.purge()
+        numbers = {shape: next(self._next_number) for shape in index.tables}
+        with self._undoing(states, lambda: self._delete(list(bpf_maps.all_keys(index, numbers, _CHUNK)))):
+            self._write_shapes(index, numbers)
+            for keys, values in bpf_maps.whole_load(index, numbers, _CHUNK):
+                self._cells.put_many(keys, values)
+            self._write_states(states)
+        before = self._numbers
+        self._flip(states, is_other_slot=True)
+        self._numbers = numbers
+        if before:
+            stale = {number.to_bytes(4, "big") for number in before.values()}
+            self._delete([key for key, _ in self._cells.items() if key[:4] in stale])
+
+    def change(self, index: Index, changes: Iterable[Change], states: dict[int, int]) -> None:
+        """Changes that were made to the index, and the states from now on."""
+        new = {shape for shape in index.tables if shape not in self._numbers}
+        numbers = self._numbers | {shape: next(self._next_number) for shape in new}
+        final = {
+            bpf_maps.cell_key(numbers[shape], shape, key): values
+            for (shape, key), values in _final(changes).items()
+        }
+        with self._undoing(states, lambda: self._take_back(final)):
+            if new:
+                self._write_shapes(index, numbers)
+            self._write_cells(final)
+            self._write_states(states)
+        self._numbers = numbers
+        self._flip(states, is_other_slot=bool(new))
+        for key, (_, after) in final.items():
+            (self._dead_cells.discard if after else self._dead_cells.add)(key)
+        if len(self._dead_cells) >= _MOST_DEAD:
+            self.purge()
+
+    def revise(self, states: dict[int, int]) -> None:
+        """Only the states change."""
+        with self._undoing(states, lambda: None):
+            self._write_states(states)
+        self._flip(states)
+
+    def set_fallback(self, fallback: Fallback) -> None:
+        self._fallback = fallback
+        self._store()
+
+    def alive_until(self, monotonic_ns: int) -> None:
+        self._alive_until_ns.value = monotonic_ns
+
+    def purge(self) -> None:
+        """Take what is gone out of the maps."""
+        if not self._dead_cells and not self._dead_states:
+            return
+        self._delete([b"".join(self._dead_cells)])
+        for number in self._dead_states:
+            self._states.delete(_u32(number))
+        self._dead_cells, self._dead_states = set(), set()
+        wait_for_readers()
+
+    def close(self) -> None:
+        del self._word, self._alive_until_ns
+        self._page.close()
+
+    def _delete(self, keys: Iterable[bytes]) -> None:
+        self._cells.delete_many(b"".join(keys))
+        wait_for_readers()
+
+    def _write_shapes(self, index: Index, numbers: dict[Shape, int]) -> None:
+        """Into the slot that no packet reads."""
+        try:
+            lists = bpf_maps.shape_lists(index, numbers)
+        except ValueError as error:
+            raise TableFull(str(error)) from error
+        start = (self._slot ^ 1) * bpf_maps.SHAPE_LISTS
+        for number, each in enumerate(lists):
+            self._shapes.put(_u32(start + number), each)
+
+    def _write_cells(self, final: dict[bytes, tuple[int, int]]) -> None:
+        since = self._serial + 1
+        keys = list(final)
+        values = [bpf_maps.versioned(*final[key], since) for key in keys]
+        if len(keys) == 1:
+            self._cells.put(keys[0], values[0], LOCKED)
+        elif keys:
+            self._cells.put_many(b"".join(keys), b"".join(values), LOCKED)
+
+    def _write_states(self, states: dict[int, int]) -> None:
+        for number in self._differing(states):
+            value = bpf_maps.versioned(
+                self.states.get(number, ACTIVE), states.get(number, ACTIVE), self._serial + 1
+            )
+            self._states.put(_u32(number), value, LOCKED)
+
+    def _differing(self, states: dict[int, int]) -> list[int]:
+        return [
+            number
+            for number in self.states.keys() | states.keys()
+            if self.states.get(number) != states.get(number)
+        ]
+
+    def _flip(self, states: dict[int, int], is_other_slot: bool = False) -> None:
+        self._serial += 1
+        self._slot ^= is_other_slot
+        self._store()
+        self._dead_states = (self._dead_states | set(self._differing(states))) - states.keys()
+        self.states = states
+
+    def _store(self) -> None:
+        self._word.value = self._serial << 8 | _FALLBACKS[self._fallback] << 1 | self._slot
+
+    def _take_back(self, final: dict[bytes, tuple[int, int]]) -> None:
+        for key, (before, _) in final.items():
+            self._put_back(self._cells, key, before)
+            if not before:
+                self._dead_cells.add(key)
+
+    @staticmethod
+    def _put_back(table: Map, key: bytes, before: int) -> None:
+        try:
+            table.put(key, bpf_maps.versioned(before, before, 0), LOCKED | MUST_EXIST)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    @contextmanager
+    def _undoing(self, states: dict[int, int], undo: Callable[[], None]) -> Iterator[None]:
+        """What was written for the serial to come is taken back when some of it could not be written."""
+        try:
+            yield
+        except (OSError, TableFull) as error:
+            undo()
+            for number in self._differing(states):
+                self._put_back(self._states, _u32(number), self.states.get(number, ACTIVE))
+                if number not in self.states:
+                    self._dead_states.add(number)
+            if isinstance(error, TableFull):
+                raise
+            if error.errno == errno.E2BIG:
+                raise TableFull("the kernel's map is full") from error
+            raise DataplaneError(f"the kernel refused a change of the map: {error.strerror}") from error
+
+
+def _final(changes: Iterable[Change]) -> dict[tuple[Shape, Key], tuple[int, int]]:
+    """What each cell was before all of the changes and is after them; 0 for nothing."""
+    final: dict[tuple[Shape, Key], tuple[int, int]] = {}
+    for change in changes:
+        first = final.get((change.shape, change.key), (change.before or 0, 0))[0]
+        final[change.shape, change.key] = (first, change.after or 0)
+    return {cell: (before, after) for cell, (before, after) in final.items() if before != after}
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
