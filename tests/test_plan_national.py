@@ -10,7 +10,7 @@ import pytest
 
 from enforcer.policy import load_policy
 from testbed.lab.bird_paths import best_routes
-from testbed.plan.load import load_topology_plan
+from testbed.plan.load import load_plan, load_topology_plan
 from testbed.plan.plan import Plan, SubscriberKind
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,37 @@ def test_domestic_traffic_crosses_no_gateway(plan: Plan) -> None:
         for b in isps:
             if a != b:
                 assert not _gateways(_crossed(plan, (), a, prefix[b]))
+
+
+@pytest.mark.parametrize("cut", [(), ("business--gateway-a",), ("business--gateway-b",)])
+def test_the_registry_and_both_gateways_reach_each_other_without_a_cable(plan: Plan, cut: tuple) -> None:
+    """Else one enforcer would learn of each change two cables later than the other."""
+    prefix = {s.node: (*s.prefixes4, *s.prefixes6) for s in plan.systems}
+    for gateway in ("gateway-a", "gateway-b"):
+        for start, end in (("business", gateway), (gateway, "business")):
+            for there in prefix[end]:
+                path = dict.fromkeys(_crossed(plan, cut, start, there))  # prepending says an AS again
+                assert list(path) == [start, end], (start, there)
+
+
+def test_nobody_goes_abroad_over_the_exchange(plan: Plan) -> None:
+    """The gateways are members for themselves and their customers, not a way out for who lost their transit."""
+    frankfurt = next(s for s in plan.systems if s.name == "frankfurt")
+    tables = best_routes(plan, ("fixed-a--gateway-a", "fixed-a--gateway-b"))
+    assert [p for p in (*frankfurt.prefixes4, *frankfurt.prefixes6) if p in tables["fixed-a"]] == []
+    for prefix in (*frankfurt.prefixes4, *frankfurt.prefixes6):
+        assert tables["fixed-b"][prefix].learned_from == "provider"
+
+
+def test_an_enforcer_has_the_exchange_on_its_inside_and_every_cable_on_its_outside() -> None:
+    plan = load_plan(ROOT / "scenarios/registration.scenario.yaml")
+    sides = {placement.node: (placement.inside, placement.outside) for placement in plan.enforcers}
+    assert set(sides) == {"gateway-a", "gateway-b"}
+    for name, (inside, outside) in sides.items():
+        ends = [(link, end) for link in plan.links for end in (link.a, link.b) if end.node == name]
+        assert set(outside) == {end.name for link, end in ends if link.kind == "cable"}
+        assert set(inside) == {end.name for link, end in ends if link.kind in ("transit", "exchange")}
+        assert "exchange" in inside
 
 
 def test_there_are_people_of_every_kind_on_lines_of_every_kind(plan: Plan) -> None:
