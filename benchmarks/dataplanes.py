@@ -26,7 +26,6 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))  # for a checkout that is not installed
 
 from dataplanes_figures import Settings, measure  # noqa: E402
-from dataplanes_report import missed, picture, table  # noqa: E402
 
 
 def main() -> None:
@@ -36,6 +35,9 @@ def main() -> None:
         unshare = ["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         environment = {**os.environ, "ALLOWLAB_BENCH_WORLD": "1"}
         sys.exit(subprocess.call([*unshare, sys.executable, *sys.argv], env=environment))
+    # Here, so that the candidates' processes do not hold matplotlib: their memory is a figure.
+    from dataplanes_report import missed, picture, table
+
     entries = options.entries or (10_000 if options.quick else 100_000)
     settings = Settings(
         entries=entries,
