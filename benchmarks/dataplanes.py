@@ -51,15 +51,17 @@ def main() -> None:
     machine = _machine()
     print(_heading(machine, settings), flush=True)
     start = time.monotonic()
-    candidates = measure(
-        settings,
-        lambda text: print(f"{time.monotonic() - start:7.1f} s  {text}", file=sys.stderr, flush=True),
-    )
-    run = {"machine": machine, "settings": asdict(settings), "candidates": candidates}
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     stem = out / f"dataplanes-{entries}"
-    stem.with_suffix(".json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    run: dict[str, Any] = {"machine": machine, "settings": asdict(settings), "candidates": {}}
+
+    def note(text: str) -> None:
+        print(f"{time.monotonic() - start:7.1f} s  {text}", file=sys.stderr, flush=True)
+        stem.with_suffix(".json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+    measure(settings, note, run["candidates"])
+    note("done")
     picture(run, stem.with_suffix(".svg"))
     print(table(run))
     lines = list(missed(run))
@@ -81,7 +83,7 @@ def _options() -> argparse.Namespace:
         "--repeats",
         type=int,
         default=5,
-        help="A/B pairs of TCP; of packets, three times as many (at least 5)",
+        help="A/B pairs of TCP; of packets, twice as many (at least 5)",
     )
     parser.add_argument("--only", nargs="*", default=[], help="candidates, by name")
     parser.add_argument("--quick", action="store_true", help="10,000 entries, fewer samples")
@@ -128,7 +130,7 @@ def _heading(machine: dict[str, Any], settings: Settings) -> str:
         f"{machine['processor']}, {machine['processors']} processors, {machine['memory_gb']} GB; Linux {machine['kernel']}, "
         f"Python {machine['python']}\n{programs}; commit {machine['commit']}; load {machine['load_at_start']:.1f}\n"
         f"{settings.entries:,} entries, {settings.flows:,} tracked flows, {settings.updates:,} updates; "
-        f"{settings.repeats} pairs of TCP, {3 * settings.repeats} of packets\n"
+        f"{settings.repeats} pairs of TCP, {2 * settings.repeats} of packets\n"
     )
 
 

@@ -20,12 +20,13 @@ from dataplanes_traffic import (
 )
 
 SMALL = 1000  # what the cost of a packet at more entries is compared with
+_BROKEN = (OSError, AssertionError, Unavailable)  # one candidate's, and then said in the result
 _TOO_SLOW_S = 5.0  # an entry that takes longer: a thousand of them are not tried
 
 
 @dataclass(frozen=True)
 class Settings:
-    """entries: the largest list. flows: tracked ones while revoking. repeats: A/B pairs of TCP; of packets, three times as many."""
+    """entries: the largest list. flows: tracked ones while revoking. repeats: A/B pairs of TCP; of packets, twice as many."""
 
     entries: int
     flows: int
@@ -44,10 +45,12 @@ def sizes(entries: int) -> list[int]:
     return [*found, entries]
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, by candidate. Candidates that are not there are said so, with the reason."""
-    result: dict[str, Any] = {}
+def measure(settings: Settings, say: Callable[[str], None], result: dict[str, Any]) -> None:
+    """Everything, by candidate, into result as it is found. Candidates that are not there are said so, with the reason."""
     names = [name for name in (*OURS, *OTHERS) if name != "plain"]
+    unknown = set(settings.only) - set(names)
+    if unknown:
+        raise ValueError(f"no candidate {sorted(unknown)[0]!r}; there are {', '.join(names)}")
     names = [name for name in names if not settings.only or name in settings.only]
     with contextlib.ExitStack() as stack:
         plain = Candidate("plain", max(settings.entries, SMALL))
@@ -77,12 +80,11 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
                 _costs(settings, plain, there, size, result, say)
                 if size == settings.entries:
                     _largest(settings, plain, there, small, result, say)
-    return result
 
 
 def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], size: int, result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
     """What is measured at every size: packets, and one entry more."""
-    repeats = 3 * settings.repeats
+    repeats = 2 * settings.repeats
     for title, make in (("known", known_flow), ("first", first_packets)):
         say(f"{size:,} entries: packets of {title} flows")
         figures = {each: make(each) for each in (plain, *there)}
@@ -99,7 +101,11 @@ def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], siz
             continue
         say(f"{size:,} entries: one more, {each.name}")
         most = settings.added if each.name in OURS else settings.added // 5
-        times = each.ask("one_added", most, 20.0)
+        try:
+            times = each.ask("one_added", most, 20.0)
+        except _BROKEN as error:
+            result[each.name].setdefault("failed", []).append(f"one added at {size:,}: {error}")
+            continue
         result[each.name]["by_size"][size]["added_s"] = {
             "median": percentile(times, 0.5),
             "p99": percentile(times, 0.99),
@@ -115,13 +121,13 @@ def _largest(settings: Settings, plain: Candidate, there: Sequence[Candidate], s
             if base is each:
                 continue
             figures = {one: make(one) for one in (base, each)}
-            pairs = a_and_b(base, [each], 3 * settings.repeats, lambda one: figures[one]())[each.name]  # noqa: B023
+            pairs = a_and_b(base, [each], 2 * settings.repeats, lambda one: figures[one]())[each.name]  # noqa: B023
             ratios = [a / max(b, 1) if title == "known" else b / a for a, b in pairs]
             result[each.name][f"growth_{title}"] = asdict(spread(ratios))
     say("round trips")
     with contextlib.ExitStack() as stack:
         trips = {each: stack.enter_context(round_trips(each)) for each in (plain, *there)}
-        found = a_and_b(plain, there, 3 * settings.repeats, lambda each: trips[each](settings.round_trips))
+        found = a_and_b(plain, there, 2 * settings.repeats, lambda each: trips[each](settings.round_trips))
         for name, pairs in found.items():
             for title, share in (("median", 0.5), ("p999", 0.999)):
                 added = [(percentile(b, share) - percentile(a, share)) / 1000 for a, b in pairs]
@@ -137,7 +143,10 @@ def _largest(settings: Settings, plain: Candidate, there: Sequence[Candidate], s
             result[name]["tcp_gbps"] = asdict(spread([b / 1e9 for _, b in pairs]))
             result[name]["tcp_plain_gbps"] = asdict(spread([a / 1e9 for a, _ in pairs]))
     for each in there:
-        _changes(settings, each, result[each.name], say)
+        try:
+            _changes(settings, each, result[each.name], say)
+        except _BROKEN as error:
+            result[each.name].setdefault("failed", []).append(str(error))
 
 
 def _changes(
@@ -145,7 +154,7 @@ def _changes(
 ) -> None:
     if each.name == "tracking":
         return
-    if figures["by_size"][each.size]["added_s"]["median"] < _TOO_SLOW_S:
+    if figures["by_size"][each.size].get("added_s", {"median": _TOO_SLOW_S})["median"] < _TOO_SLOW_S:
         say(f"1,000 changes at once: {each.name}")
         figures["thousand_s"] = asdict(spread(each.ask("many_changes", 1000, 9, 20.0)))
     if each.name not in OURS:

@@ -132,6 +132,7 @@ def missed(run: dict[str, Any]) -> Iterator[str]:
         if "unavailable" in figures:
             yield f"{name}: not available: {figures['unavailable']}"
             continue
+        yield from (f"{name}: failed: {text}" for text in figures.get("failed", ()))
         for row in ROWS:
             found = row.value(figures, size)
             if found is None:
@@ -185,7 +186,7 @@ def picture(run: dict[str, Any], path: Path) -> None:
         0.01,
         0.005,
         f"{machine['processor']}, {machine['processors']} processors, Linux {machine['kernel']}, nft {machine['nft']}; commit {machine['commit']}; "
-        f"medians, n = {3 * settings['repeats']} for packets",
+        f"medians, n = {2 * settings['repeats']} for packets",
         fontsize=7,
     )
     figure.tight_layout(rect=(0, 0.02, 1, 1))
