@@ -113,6 +113,8 @@ class _Outside:
             "--no-header",
             "-p",
             "no:cacheprovider",
+            "-m",
+            "",  # what is run was chosen out here
         ]
         argv += [
             "--rootdir",
