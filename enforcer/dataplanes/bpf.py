@@ -7,6 +7,7 @@ first and then made visible by one store of the serial into a page the classifie
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -26,11 +27,13 @@ from enforcer.dataplanes.bpf_library import (
     attach,
     attached,
     detach,
+    earlier_map,
+    program_id,
     wait_for_readers,
 )
 from enforcer.dataplanes.bpf_maps import CUT, FINISHING, FlowState
 from enforcer.dataplanes.bpf_tables import Tables
-from enforcer.decide import REVOKED, Fallback
+from enforcer.decide import CLEAR, REVOKED, Fallback
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
 
@@ -38,7 +41,6 @@ SHORTCOMINGS = (
     "actions drop and observe; reject and police are refused at start",
     "it governs what passes an inside interface; packets from one outside interface to another are not looked at",
     "packets are seen before the kernel puts fragments together: a later fragment passes, only the first is judged",
-    "a new agent keeps no flows of the one before: flows in their middle are judged anew",
     "the least recently used of more than `most_flows` flows is forgotten and judged anew",
 )
 MOST_CELLS = 2_000_000
@@ -72,7 +74,9 @@ class BpfDataplane:
         try:
             self._object = Object(self._library, bpf_source.compiled(policy, cache))
             Tables.resize(self._object, most_cells)
-            self._object.resize("flows", most_flows)
+            is_successor = self._take_over_flows()
+            if not is_successor:
+                self._object.resize("flows", most_flows)
             self._object.load()
         except OSError as error:
             raise DataplaneError(_no_load(error)) from error
@@ -82,8 +86,13 @@ class BpfDataplane:
         self._counts = self._object.map("counts", 4, bpf_maps.COUNT_BYTES * cpus)
         self._insides = self._object.map("insides", 4, 4)
         self._ring = Ring(self._library, self._object.map("events", 0, 0).fd)
+        self._programs = {
+            IN: self._object.program("allowlist_in"),
+            OUT: self._object.program("allowlist_out"),
+        }
         self._index = Index(policy.match)
         self._attached: dict[str, int] = {}
+        self._has_old_flows = is_successor
 
     def load(self, allowlist: Allowlist) -> None:
         index = Index(self._policy.match, allowlist.entries.values())
@@ -91,9 +100,12 @@ class BpfDataplane:
         self._check_interfaces()
         states = self._tables.states
         finishing = {number for number, state in states.items() if state == FINISHING}
-        ended = (self._index.entries.keys() | states.keys()) - index.entries.keys()
+        old = (
+            {flow.mark for flow in self._flow_states() if flow.mark < CLEAR} if self._has_old_flows else set()
+        )
+        ended = (self._index.entries.keys() | states.keys() | old) - index.entries.keys()
         self._tables.replace(index, {number: FINISHING if number in finishing else CUT for number in ended})
-        self._index = index
+        self._index, self._has_old_flows = index, False
         self._attach()
 
     def apply(self, delta: Delta) -> None:
@@ -172,6 +184,21 @@ class BpfDataplane:
         self._tables.close()
         self._object.close()
 
+    def _take_over_flows(self) -> bool:
+        """What an earlier agent's classifier, still in force, knows of flows: in their middle nothing shows what they are."""
+        for name in self._inside:
+            try:
+                ifindex = socket.if_nametoindex(name)
+            except OSError:
+                continue
+            sizes = (bpf_maps.FLOW_KEY_BYTES, bpf_maps.FLOW_BYTES)
+            found = earlier_map(self._library, ifindex, "flows", *sizes)
+            if found is not None:
+                self._object.reuse("flows", found)
+                os.close(found)
+                return True
+        return False
+
     def _count(self, number: int) -> tuple[int, int]:
         return bpf_maps.count(self._counts.get(number.to_bytes(4, sys.byteorder)) or b"")
 
@@ -192,7 +219,6 @@ class BpfDataplane:
                 ) from error
 
     def _attach(self) -> None:
-        programs = {IN: self._object.program("allowlist_in"), OUT: self._object.program("allowlist_out")}
         for name in self._inside:
             if self._is_attached(name):
                 continue
@@ -200,7 +226,7 @@ class BpfDataplane:
             self._insides.put(ifindex.to_bytes(4, sys.byteorder), b"\1\0\0\0")
             self._attached[name] = ifindex
             try:
-                for point, program in programs.items():
+                for point, program in self._programs.items():
                     attach(self._library, ifindex, point, program)
             except OSError as error:
                 raise DataplaneError(
@@ -213,7 +239,8 @@ class BpfDataplane:
         except OSError:
             return False
         return self._attached.get(name) == ifindex and all(
-            attached(self._library, ifindex, point) for point in (IN, OUT)
+            attached(self._library, ifindex, point) == program_id(self._library, program)
+            for point, program in self._programs.items()
         )
 
     def _flow_states(self) -> Iterator[FlowState]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
@@ -209,6 +210,32 @@ def attached(library: Library, ifindex: int, point: int) -> int | None:
     return found.program_id
 
 
+def program_id(library: Library, program: int) -> int:
+    return _info(library, program)[1]
+
+
+def earlier_map(library: Library, ifindex: int, name: str, key_bytes: int, value_bytes: int) -> int | None:
+    """A file descriptor of the map of this name that the program attached there uses; None without one of this make."""
+    program = attached(library, ifindex, IN)
+    if program is None:
+        return None
+    opened = library.call("bpf_prog_get_fd_by_id", program)
+    try:
+        maps = (c_uint32 * 64)()
+        info = _info(library, opened, (64, ctypes.addressof(maps)))
+        count = info[13]
+    finally:
+        os.close(opened)
+    for number in maps[: min(count, 64)]:
+        fd = library.call("bpf_map_get_fd_by_id", number)
+        found = _info(library, fd)
+        is_it = struct.pack("=4I", *found[6:10]).rstrip(b"\0") == name.encode()
+        if is_it and found[2:4] == (key_bytes, value_bytes):
+            return fd
+        os.close(fd)
+    return None
+
+
 def detach(library: Library, ifindex: int, point: int) -> None:
     wanted = _Attachment(ctypes.sizeof(_Attachment), 0, 0, 0, _HANDLE, _PRIORITY)
     try:
@@ -248,6 +275,14 @@ def wait_for_readers() -> None:
     number = _MEMBARRIER if os.uname().machine == "x86_64" else 283
     if ctypes.CDLL(None, use_errno=True).syscall(number, _MEMBARRIER_GLOBAL, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "membarrier")
+
+
+def _info(library: Library, fd: int, maps: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
+    """bpf_prog_info or bpf_map_info (linux/bpf.h) in 32-bit words. maps: how many ids of maps are wanted, and where to."""
+    asked = struct.pack("=13IIQ", *(0,) * 13, *maps).ljust(256, b"\0")
+    info, size = ctypes.create_string_buffer(asked, 256), c_uint32(256)
+    library.call("bpf_obj_get_info_by_fd", fd, info, ctypes.byref(size))
+    return struct.unpack("=64I", info.raw)
 
 
 def _hook(ifindex: int, point: int) -> _Hook:

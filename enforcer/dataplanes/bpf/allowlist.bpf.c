@@ -507,13 +507,15 @@ INLINE int classify(struct __sk_buff *skb, int is_egress)
 	work->mark = 0;
 	if (flow) {
 		int is_anew = p->protocol == TCP && (p->tcp_flags & (SYN | ACK)) == SYN && flow->is_closed;
-		if (!is_anew && seen_s - flow->seen_s <= idle_limit_s(p, flow)) {
-			work->mark = flow->mark;
-			if (flow->seen_s != seen_s)
-				flow->seen_s = seen_s;
-			if (p->protocol == TCP && p->tcp_flags & (FIN | RST) && !flow->is_closed)
-				flow->is_closed = 1;
+		if (is_anew || seen_s - flow->seen_s > idle_limit_s(p, flow)) {
+			flow->mark = 0;
+			flow->is_closed = 0;
 		}
+		work->mark = flow->mark;
+		if (flow->seen_s != seen_s)
+			flow->seen_s = seen_s;
+		if (p->protocol == TCP && p->tcp_flags & (FIN | RST) && !flow->is_closed)
+			flow->is_closed = 1;
 	}
 	if (work->mark == CLEAR) {
 		passes(v, NOT_VPN, CLEAR);
