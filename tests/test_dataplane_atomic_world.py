@@ -230,7 +230,7 @@ def _child(work: Callable[[], None], closing: tuple[int, ...]) -> int:
 def _send(lab: Router, counter: socket.socket, stop: int) -> None:
     """Each pair from a source port of its own, for 25 s. At most 2,000 pairs a second, 2 million in all."""
     os.set_blocking(stop, False)
-    start = time.monotonic()
+    start, number = time.monotonic(), 0
     for number in range(2_000_000):
         port = 1024 + number % 50_000
         for line in (REGISTERED, UNREGISTERED):
