@@ -32,7 +32,7 @@ from enforcer.dataplanes.bpf_library import (
     wait_for_readers,
 )
 from enforcer.dataplanes.bpf_maps import CUT, FINISHING, FlowState
-from enforcer.dataplanes.bpf_tables import Tables
+from enforcer.dataplanes.bpf_tables import Tables, differences
 from enforcer.decide import CLEAR, REVOKED, Fallback
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
@@ -104,9 +104,17 @@ class BpfDataplane:
             {flow.mark for flow in self._flow_states() if flow.mark < CLEAR} if self._has_old_flows else set()
         )
         ended = (self._index.entries.keys() | states.keys() | old) - index.entries.keys()
-        self._tables.replace(index, {number: FINISHING if number in finishing else CUT for number in ended})
+        after = {number: FINISHING if number in finishing else CUT for number in ended}
+        if self._index.tables:
+            self._tables.change(index, differences(self._index, index), after)
+            changed = _changed(self._index, index)
+        else:
+            self._tables.fill(index, after)
+            changed = set()
         self._index, self._has_old_flows = index, False
         self._attach()
+        if changed:
+            self._recheck(changed)
 
     def apply(self, delta: Delta) -> None:
         entries = self._index.entries
@@ -265,6 +273,16 @@ class BpfDataplane:
             if flow.mark in numbers
             and not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
         )
+
+
+def _changed(old: Index, new: Index) -> set[int]:
+    """Registrations that are in both, with other ends."""
+    changed = set()
+    for number, entry in new.entries.items():
+        before = old.entries.get(number, entry)
+        if before is not entry and before != entry:
+            changed.add(number)
+    return changed
 
 
 def refuse(policy: Policy, inside: tuple[str, ...]) -> None:

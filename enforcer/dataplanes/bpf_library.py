@@ -128,6 +128,9 @@ class Map:
                     raise
                 keys = keys[(count.value + 1) * self._key_bytes :]
 
+    def keys(self) -> list[bytes]:
+        return [key for key, _ in self.items()]
+
     def items(self, most: int = 8192) -> Iterator[tuple[bytes, bytes]]:
         """All of a hash map, in batches; what comes or goes meanwhile may be missing."""
         keys = ctypes.create_string_buffer(most * self._key_bytes)

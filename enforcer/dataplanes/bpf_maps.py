@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from enforcer.cells import KINDS, Index, Key, Shape
@@ -64,13 +65,18 @@ def versioned(before: int, after: int, since: int) -> bytes:
 
 def whole_load(index: Index, numbers: dict[Shape, int], chunk: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of all cells, at most `chunk` at a time."""
-    for keys, registrations in _chunks(index, numbers, chunk):
-        yield b"".join(keys), b"".join(versioned(0, each, 0) for each in registrations)
-
-
-def all_keys(index: Index, numbers: dict[Shape, int], chunk: int) -> Iterator[bytes]:
-    for keys, _ in _chunks(index, numbers, chunk):
-        yield b"".join(keys)
+    for shape, table in index.tables.items():
+        number = numbers[shape]
+        cells = iter(table.items())
+        while some := list(islice(cells, chunk)):
+            if shape.version == 4:
+                keys = [_CELL4.pack(number, key[2], key[0], key[1]) for key, _ in some]
+            else:
+                keys = [cell_key(number, shape, key) for key, _ in some]
+            values = [
+                _VERSIONED.pack(0, 0, held[0] if isinstance(held, tuple) else held, 0, 0) for _, held in some
+            ]
+            yield b"".join(keys), b"".join(values)
 
 
 def shape_lists(index: Index, numbers: dict[Shape, int]) -> list[bytes]:
@@ -125,21 +131,6 @@ def count(data: bytes) -> tuple[int, int]:
     """Packets and bytes, all CPUs together."""
     each = [(packets, size) for packets, size, _, _ in _COUNT.iter_unpack(data)]
     return sum(packets for packets, _ in each), sum(size for _, size in each)
-
-
-def _chunks(index: Index, numbers: dict[Shape, int], chunk: int) -> Iterator[tuple[list[bytes], list[int]]]:
-    keys: list[bytes] = []
-    registrations: list[int] = []
-    for shape, table in index.tables.items():
-        number = numbers[shape]
-        for key, held in table.items():
-            keys.append(cell_key(number, shape, key))
-            registrations.append(held[0] if isinstance(held, tuple) else held)
-            if len(keys) == chunk:
-                yield keys, registrations
-                keys, registrations = [], []
-    if keys:
-        yield keys, registrations
 
 
 def _shape(number: int, shape: Shape) -> bytes:

@@ -32,7 +32,7 @@ class Tables:
 
     @staticmethod
     def resize(loaded: Object, most_cells: int) -> None:
-        """Before the object is loaded. A load holds the old list and the new one for a moment."""
+        """Before the object is loaded. A list that replaces another stands beside it for a moment."""
         loaded.resize("cells", 2 * most_cells + _MOST_DEAD)
         loaded.resize("states", 2 * most_cells)
         loaded.resize("shapes", 2 * bpf_maps.SHAPE_LISTS)
@@ -52,21 +52,16 @@ class Tables:
         self._dead_states: set[int] = set()
         self.states: dict[int, int] = {}
 
-    def replace(self, index: Index, states: dict[int, int]) -> None:
-        """These cells and states instead of whatever was there."""
-        self.purge()
+    def fill(self, index: Index, states: dict[int, int]) -> None:
+        """All cells of an index, into empty tables."""
         numbers = {shape: next(self._next_number) for shape in index.tables}
-        with self._undoing(states, lambda: self._delete(list(bpf_maps.all_keys(index, numbers, _CHUNK)))):
+        with self._undoing(states, lambda: self._cells.delete_many(b"".join(self._cells.keys()))):
             self._write_shapes(index, numbers)
             for keys, values in bpf_maps.whole_load(index, numbers, _CHUNK):
                 self._cells.put_many(keys, values)
             self._write_states(states)
-        before = self._numbers
-        self._flip(states, is_other_slot=True)
         self._numbers = numbers
-        if before:
-            stale = {number.to_bytes(4, "big") for number in before.values()}
-            self._delete([key for key, _ in self._cells.items() if key[:4] in stale])
+        self._flip(states, is_other_slot=True)
 
     def change(self, index: Index, changes: Iterable[Change], states: dict[int, int]) -> None:
         """Changes that were made to the index, and the states from now on."""
@@ -105,7 +100,7 @@ class Tables:
         """Take what is gone out of the maps."""
         if not self._dead_cells and not self._dead_states:
             return
-        self._delete([b"".join(self._dead_cells)])
+        self._cells.delete_many(b"".join(self._dead_cells))
         for number in self._dead_states:
             self._states.delete(_u32(number))
         self._dead_cells, self._dead_states = set(), set()
@@ -114,10 +109,6 @@ class Tables:
     def close(self) -> None:
         del self._word, self._alive_until_ns
         self._page.close()
-
-    def _delete(self, keys: Iterable[bytes]) -> None:
-        self._cells.delete_many(b"".join(keys))
-        wait_for_readers()
 
     def _write_shapes(self, index: Index, numbers: dict[Shape, int]) -> None:
         """Into the slot that no packet reads."""
@@ -192,6 +183,24 @@ class Tables:
             if error.errno == errno.E2BIG:
                 raise TableFull("the kernel's map is full") from error
             raise DataplaneError(f"the kernel refused a change of the map: {error.strerror}") from error
+
+
+def differences(old: Index, new: Index) -> Iterator[Change]:
+    """What must change in the cells of one index to make them those of another."""
+    for shape in old.tables.keys() | new.tables.keys():
+        before, after = old.tables.get(shape, {}), new.tables.get(shape, {})
+        for key in before.keys() - after.keys():
+            yield Change(shape, key, _given(before[key]), None)
+        for key, held in after.items():
+            there = before.get(key)
+            if there is None:
+                yield Change(shape, key, None, _given(held))
+            elif there != held:
+                yield Change(shape, key, _given(there), _given(held))
+
+
+def _given(held: int | tuple[int, ...]) -> int:
+    return held[0] if isinstance(held, tuple) else held
 
 
 def _final(changes: Iterable[Change]) -> dict[tuple[Shape, Key], tuple[int, int]]:
