@@ -43,8 +43,8 @@ def main() -> None:
         entries=entries,
         flows=min(options.flows or min(entries, 100_000), entries * 3 // 4),
         repeats=max(5, options.repeats),
-        added=200 if options.quick else 1000,
-        revoked=40 if options.quick else 200,
+        added=200 if options.quick else 500,
+        revoked=40 if options.quick else 100,
         updates=1000 if options.quick else 10_000,
         only=tuple(options.only),
     )

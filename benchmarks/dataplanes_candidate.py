@@ -12,7 +12,6 @@ import resource
 import selectors
 import shutil
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplanes_others import IntervalSet, IpSet, Plain, PythonQueue, Tracking
+from dataplanes_stream import Stream
 from dataplanes_world import Burst, Road, ends, enter, entry, inside, make_road
 
 from enforcer.allowlist import Allowlist, Delta, Removal
@@ -36,7 +36,6 @@ OTHERS = {
     "python queue": PythonQueue,
 }
 _PATIENCE_S = 5.0
-_STREAM_GAP_NS = 20_000
 
 
 class Unavailable(Exception):
@@ -149,9 +148,13 @@ class _Server:
             step = lambda: self._held.load(range(size))  # noqa: E731
         seconds = _timed(step)
         self._next = size
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = Path("/proc/self/status").read_text()  # ru_maxrss would hold the parent's
+        peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
         child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        return {"seconds": seconds, "peak_mb": max(peak, child), "now_mb": _resident_mb()}
+        is_own = isinstance(
+            self._held, Ours
+        )  # our programs' children are compilers, and run before the list is there
+        return {"seconds": seconds, "peak_mb": peak if is_own else max(peak, child), "now_mb": _resident_mb()}
 
     def one_added(self, most: int, budget_s: float) -> list[float]:
         """Seconds from the call that adds one entry until its first packet has arrived; each was blocked before.
@@ -212,7 +215,7 @@ class _Server:
                 found.append((number, _resident_mb(), len(list(Path("/proc/self/fd").iterdir()))))
         return found
 
-    def revocations(self, flows: int, most: int) -> dict[str, Any]:
+    def revocations(self, flows: int, most: int, budget_s: float) -> dict[str, Any]:
         """Seconds from the call until the last packet of a live flow left, at so many tracked flows; packets after the call."""
         tracked = [index for index in range(flows * 4 // 3 + 4) if index & 3 != 3][:flows]
         sender = self._road.sender()
@@ -222,10 +225,11 @@ class _Server:
         count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
         latencies, calls, sweeps, after, unusable = [], [], [], 0, 0
         chosen = tracked[:: max(1, len(tracked) // (2 * most))]
+        end = time.monotonic() + budget_s
         for index in chosen:
-            if len(latencies) == most:
+            if len(latencies) == most or time.monotonic() > end:
                 break
-            with _Stream(self._road, index) as stream:
+            with Stream(self._road, index) as stream:
                 stream.reaches(20, self._pump)
                 step = self._step([], [index])
                 start = time.monotonic_ns()
@@ -244,7 +248,7 @@ class _Server:
             latencies.append(max(0, max(stream.arrived) - start) / 1e9)
             calls.append((done - start) / 1e9)
         sender.close()
-        return {"tracked": count, "seconds": latencies, "calls": calls, "sweeps": sweeps, "after": after, "unusable": unusable}  # fmt: skip
+        return {"flows": len(tracked), "tracked": count, "seconds": latencies, "calls": calls, "sweeps": sweeps, "after": after, "unusable": unusable}  # fmt: skip
 
     def _unused(self) -> int:
         """The index of an entry that was never loaded, of a protocol over UDP."""
@@ -276,91 +280,6 @@ class _Server:
             except BlockingIOError:
                 if time.perf_counter() > end:
                     return False
-
-
-class _Stream:
-    """A process that sends a flow's packets all the time, each with the time it is sent; and what arrived of them."""
-
-    def __init__(self, road: Road, index: int) -> None:
-        self._road, self._index = road, index
-        self.arrived: list[int] = []
-        self._sent: list[int] = []
-
-    def __enter__(self) -> _Stream:
-        self._receiver = self._road.receiver()
-        ours, theirs = os.pipe()
-        stop, self._stop = os.pipe()
-        self._child = os.fork()
-        if self._child == 0:
-            os.close(self._stop)
-            _send_stamps(self._road, self._index, theirs, stop)
-        os.close(theirs)
-        os.close(stop)
-        self._sent_pipe = ours
-        return self
-
-    def reaches(self, packets: int, pump: Callable[[], None]) -> None:
-        end = time.monotonic() + _PATIENCE_S
-        while len(self.arrived) < packets:
-            pump()
-            self._read()
-            if time.monotonic() > end:
-                raise AssertionError(f"the live flow of entry {self._index} does not pass")
-
-    def sends_until(self, moment_ns: int, pump: Callable[[], None]) -> None:
-        """Go on until something was sent after this moment."""
-        end = time.monotonic() + _PATIENCE_S
-        while time.monotonic_ns() < moment_ns or not self._sent or self._sent[-1] < moment_ns:
-            pump()
-            self._read()
-            data = os.read(self._sent_pipe, 65536)
-            self._sent += [stamp for (stamp,) in struct.iter_unpack("=q", data)]
-            if time.monotonic() > end:
-                raise AssertionError("the sender of the live flow stopped")
-
-    def sent_near(self, start: int, end: int) -> list[int]:
-        return [stamp for stamp in self._sent if start <= stamp <= end + 1_000_000]
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._stop)
-        while os.read(self._sent_pipe, 65536):
-            pass
-        os.close(self._sent_pipe)
-        os.waitpid(self._child, 0)
-        self._read()
-        self._receiver.close()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = self._receiver.recv(2048, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            self.arrived.append(int.from_bytes(data[28:36], "big"))
-
-
-def _send_stamps(road: Road, index: int, told: int, stop: int) -> None:
-    try:
-        opened = road.sender()
-        frame = road.frame(index, b"\0" * 18)
-        head = frame[:42]
-        os.set_blocking(stop, False)
-        following = time.monotonic_ns()
-        while True:
-            try:
-                os.read(stop, 1)
-                break  # the other end is closed
-            except BlockingIOError:
-                pass
-            now = time.monotonic_ns()
-            opened.send(head + now.to_bytes(8, "big") + b"\0" * 10)
-            os.write(told, struct.pack("=q", now))
-            following += _STREAM_GAP_NS
-            while time.monotonic_ns() < following:
-                pass
-            following = max(following, time.monotonic_ns() - _STREAM_GAP_NS)
-    finally:
-        os._exit(0)
 
 
 def _serve(pipe: Connection, name: str, road: Road) -> None:

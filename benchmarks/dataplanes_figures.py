@@ -62,6 +62,8 @@ def measure(settings: Settings, say: Callable[[str], None], result: dict[str, An
                 for name in names:
                     if "unavailable" in result.get(name, {}):
                         continue
+                    if _is_hopeless(name, result, size):
+                        continue
                     say(f"{size:,} entries: loading {name}")
                     try:
                         made = Candidate(name, size)
@@ -80,6 +82,18 @@ def measure(settings: Settings, say: Callable[[str], None], result: dict[str, An
                 _costs(settings, plain, there, size, result, say)
                 if size == settings.entries:
                     _largest(settings, plain, there, small, result, say)
+
+
+def _is_hopeless(name: str, result: dict[str, Any], size: int) -> bool:
+    """Whether one entry more would take so long, judged by the sizes before, that this size is left out; the result says so."""
+    for before, figures in result.get(name, {}).get("by_size", {}).items():
+        seconds = figures.get("added_s", {}).get("median", 0.0)
+        if seconds > 0.1 and seconds * size / before > _TOO_SLOW_S:
+            result[name].setdefault("failed", []).append(
+                f"not tried at {size:,} entries: one more takes {seconds:.2g} s at {before:,} and at least in proportion beyond"
+            )
+            return True
+    return False
 
 
 def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], size: int, result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
@@ -164,9 +178,10 @@ def _changes(
     say(f"revocations at {settings.flows:,} flows: {each.name}")
     each.forget_flows()
     start = time.monotonic()
-    found = each.ask("revocations", min(settings.flows, each.size), settings.revoked)
+    found = each.ask("revocations", min(settings.flows, each.size), settings.revoked, 40.0)
     seconds = found["seconds"]
     figures["revoked"] = {
+        "flows": found["flows"],
         "tracked": found["tracked"],
         "p99_s": percentile(seconds, 0.99) if seconds else None,
         "median_s": percentile(seconds, 0.5) if seconds else None,

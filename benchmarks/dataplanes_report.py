@@ -105,7 +105,7 @@ ROWS = (
 def table(run: dict[str, Any]) -> str:
     """A Markdown table; ✓ and ✗ stand behind figures that have a target, the target in its column."""
     size, candidates = run["settings"]["entries"], run["candidates"]
-    there = [name for name, figures in candidates.items() if "unavailable" not in figures]
+    there = [name for name, figures in candidates.items() if size in figures.get("by_size", {})]
     lines = [
         f"| {size:,} entries | target bpf / nft | " + " | ".join(there) + " |",
         "|---" * (len(there) + 2) + "|",
@@ -133,7 +133,7 @@ def missed(run: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: not available: {figures['unavailable']}"
             continue
         yield from (f"{name}: failed: {text}" for text in figures.get("failed", ()))
-        for row in ROWS:
+        for row in ROWS if size in figures["by_size"] else ():
             found = row.value(figures, size)
             if found is None:
                 if row.target(name) is not None:
