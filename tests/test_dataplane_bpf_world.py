@@ -200,6 +200,47 @@ def test_ipv6_shapes_are_matched_bit_by_bit(lab):  # noqa: F811
         assert delivered(lab, packet) is passes, (subscriber, server)
 
 
+def test_another_list_replaces_the_loaded_one(lab):  # noqa: F811
+    dataplane = Dataplane(lab)
+    dataplane.load(listing(entry(), entry(8, OTHER_LINE)))
+    for line in (LINE, OTHER_LINE):
+        assert delivered(lab, wireguard(4, 7777, line=line))
+
+    dataplane.load(listing(entry(8, {4: "10.0.0.9", 6: "fd00::9"}), entry(9, LINE)))
+
+    assert not delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA))  # 7 is gone
+    assert delivered(lab, wireguard(4, 7777))  # its line has 9 now
+    assert not delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA, line=OTHER_LINE))  # 8 has moved
+    assert delivered(lab, wireguard(4, line={4: "10.0.0.9"}))
+
+
+def test_vlan_tags_are_looked_behind(lab):  # noqa: F811
+    """Judged, by the counters: many kernels have no VLAN devices to deliver them."""
+    dataplane = Dataplane(lab)
+    dataplane.load(listing(entry()))
+    tag = b"\x81\0\0\x0a"
+    for tags in (tag, b"\x88\xa8\0\x14" + tag):
+        for line in (LINE, OTHER_LINE):
+            packet = wireguard(4, line=line)
+            lab.client.socket.send(lab.client.router_mac + lab.client.mac + tags + b"\x08\0" + packet)
+    assert delivered(lab, make.udp(LINE[4], SERVER[4], 40000, 53, b"after them"))
+    counters = dataplane.counters()
+    assert (counters["registered"].packets, counters["unregistered.wireguard"].packets) == (2, 2)
+
+
+def test_only_the_first_fragment_is_judged(lab):  # noqa: F811
+    dataplane = Dataplane(lab)
+    dataplane.load(listing())
+    whole = make.udp(LINE[4], SERVER[4], 40000, 51820, make.WIREGUARD_INITIATION)[20:]
+    first = make.ip(LINE[4], SERVER[4], 17, whole[:64], tag=9, fragment=(0, True))
+    later = make.ip(LINE[4], SERVER[4], 17, whole[64:], tag=9, fragment=(8, False))
+    lab.client.send(first)
+    lab.client.send(later)
+    assert delivered(lab, make.udp(LINE[4], SERVER[4], 40000, 53, b"after it"))
+    counters = dataplane.counters()
+    assert (counters["unregistered.wireguard"].packets, counters["fragment"].packets) == (1, 1)
+
+
 # decide() and the kernel, packet by packet.
 
 POLICIES = {
