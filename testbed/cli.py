@@ -196,6 +196,8 @@ def up(
             )
     finally:
         watcher.close()
+    if warning := interactive.warning(lab.folder):
+        click.echo(warning, err=True)
     click.echo(
         f"lab '{lab.name}' is up: allowlab ps; allowlab exec NODE -- CMD; allowlab shell; allowlab down"
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from testbed.lab import netlink_route
 from testbed.lab.build import Lab, attach
+from testbed.lab.interactive import warning
 from testbed.plan.plan import Link
 from testbed.plan.store import read_plan
 
@@ -27,6 +28,7 @@ def main() -> int:
         found = inspect(lab)
     with suppress(FileNotFoundError):
         found["died"] = json.loads((folder / "health.json").read_text(encoding="utf-8"))
+    found["warning"] = warning(folder)
     print(json.dumps(found, indent=1) if "--json" in sys.argv[2:] else render(found))
     return 0
 
@@ -67,15 +69,15 @@ def inspect(lab: Lab) -> dict[str, Any]:
         }
         for link in lab.plan.links
     ]
-    return {"nodes": nodes, "links": links, "died": []}
+    return {"nodes": nodes, "links": links, "died": [], "warning": ""}
 
 
 def describe(link: Link) -> str:
-    """What the plan asks of a link, in words: "20 Mbit/s, 4 ms, loss 1 %"."""
+    """What the plan asks of a link, in words: "20 Mbit/s, 4 ms one way, loss 1 %"."""
     parts = [f"{link.rate_bps / 1e6:g} Mbit/s"] if link.rate_bps else []
     if link.delay_ns:
         jitter = f" ± {link.jitter_ns / 1e6:g}" if link.jitter_ns else ""
-        parts.append(f"{link.delay_ns / 1e6:g}{jitter} ms")
+        parts.append(f"{link.delay_ns / 1e6:g}{jitter} ms one way")
     if link.loss_ratio:
         parts.append(f"loss {link.loss_ratio * 100:g} %")
     return ", ".join(parts) or "not shaped"
@@ -99,6 +101,8 @@ def render(found: dict[str, Any]) -> str:
     text += "\n\n" + _table(rows)
     if found["died"]:
         text += "\n\nended by themselves:\n" + "\n".join(f"  {line}" for line in found["died"])
+    if found["warning"]:
+        text += "\n\n" + found["warning"]
     return text
 
 

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 from testbed.lab.enter import run_in_world
 
+MISSES_FILE = "calibration-misses.json"
+
 _PROJECT = Path(__file__).resolve().parents[2]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _DOWN_DEADLINE_S = 5.0
@@ -107,6 +109,18 @@ def up(
     except BaseException:
         _end(_read(lab.folder) or lab)
         raise
+
+
+def warning(folder: Path) -> str:
+    """What to know of a lab's links, a line each: those measured out of tolerance; "" when there are none."""
+    try:
+        misses: list[str] = json.loads((folder / MISSES_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""
+    first = (
+        "warning: these links are out of tolerance (the machine was probably busy while they were measured):"
+    )
+    return "\n  ".join([first, *misses])
 
 
 def down(name: str | None = None) -> list[Path]:

@@ -1,7 +1,8 @@
 """`python -m testbed.timeline.hold FOLDER`, inside a world: brings the stage of FOLDER/plan.json up and holds it until SIGINT.
 
 Says its progress on standard output, at last "ready" or "failed" (with details). While it holds, health.json lists what
-has ended by itself. Inside, each node's name means its address (/etc/hosts of the world).
+has ended by itself; calibration-misses.json lists the links that were measured out of tolerance: a lab to look around in comes up all
+the same. Inside, each node's name means its address (/etc/hosts of the world).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from testbed.lab.capture import address_names, capturing
-from testbed.lab.interactive import KeptLab, read_lab
+from testbed.lab.interactive import MISSES_FILE, KeptLab, read_lab
 from testbed.lab.namespaces import cover_file
 from testbed.plan.plan import Plan
 from testbed.plan.store import read_plan
@@ -37,13 +38,18 @@ async def _hold(folder: Path, lab: KeptLab, plan: Plan) -> int:
     stopped = asyncio.create_task(stop.wait())
     try:
         cover_file(_HOSTS, _HOSTS.read_text(encoding="utf-8") + _hosts(plan))
-        with Stage(plan, folder, StageOptions(links=lab.links), progress) as stage:
+        # No figures are taken from a kept lab: a busy machine must not keep it from coming up.
+        options = StageOptions(links=lab.links, calibration_must_hold=False)
+        with Stage(plan, folder, options, progress) as stage:
             preparing = asyncio.create_task(stage.prepare())
             await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not preparing.done():
                 preparing.cancel()
                 return 130
             await preparing
+            if stage.calibration_misses:
+                misses = json.dumps(stage.calibration_misses, indent=1)
+                (folder / MISSES_FILE).write_text(misses + "\n", encoding="utf-8")
             with capturing(stage.lab, lab.captures, folder / "captures"):
                 progress.say("ready", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
                 await _watch(stage, folder / "health.json", stopped)
