@@ -61,6 +61,11 @@ class Ledger:
         self._serial: int = self._one("SELECT coalesce(max(serial), 0) FROM changes")
 
     def close(self) -> None:
+        """Close the file; what the write-ahead log holds goes into it first, so that the file alone is the whole ledger."""
+        with contextlib.suppress(
+            sqlite3.OperationalError
+        ):  # somebody is reading it just now: the log stays beside it
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._database.close()
 
     @contextlib.contextmanager

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 
-from testbed.timeline.play import play
-from testbed.timeline.stage import StageOptions
-
 
 def main() -> int:
+    # From the first moment: a request to stop that comes while the modules below are loaded must not be lost.
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: asked.append(number))
+    from testbed.timeline.play import play
+    from testbed.timeline.stage import StageOptions
+
     parser = argparse.ArgumentParser(prog="testbed.timeline", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--links", choices=("auto", "netem", "nfqueue"), default="auto")
@@ -25,7 +30,7 @@ def main() -> int:
         enforcer_command=tuple(shlex.split(arguments.enforcer)) if arguments.enforcer else None,
         captures=tuple(arguments.capture),
     )
-    return play(arguments.run_dir, options).exit_code
+    return play(arguments.run_dir, options, lambda: bool(asked)).exit_code
 
 
 if __name__ == "__main__":

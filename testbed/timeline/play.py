@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,29 @@ class Played:
     details: list[str] = field(default_factory=list)
 
 
-def play(run_dir: Path, options: StageOptions) -> Played:
-    """Read plan.json in run_dir, play it, write the records beside it. Never raises for what a user can cause."""
+def play(run_dir: Path, options: StageOptions, is_stop_asked: Callable[[], bool] = lambda: False) -> Played:
+    """Read plan.json in run_dir, play it, write the records beside it. Never raises for what a user can cause.
+
+    SIGINT and SIGTERM end it; is_stop_asked says whether one came before this call.
+    """
     progress = Progress()
     plan = read_plan(run_dir / "plan.json")
-    played = asyncio.run(_play(plan, run_dir, options, progress))
+    played = asyncio.run(_play(plan, run_dir, options, progress, is_stop_asked))
     _write_json(run_dir / "phases.json", progress.durations_s())
     if played.exit_code:
         _write_json(run_dir / "broken.json", {"reason": played.reason, "details": played.details})
     return played
 
 
-async def _play(plan: Plan, run_dir: Path, options: StageOptions, progress: Progress) -> Played:
+async def _play(
+    plan: Plan, run_dir: Path, options: StageOptions, progress: Progress, is_stop_asked: Callable[[], bool]
+) -> Played:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if is_stop_asked():
+        return Played(130, "interrupted before the lab was built")
     recorder = Recorder(run_dir)
     failures: list[str] = []
 

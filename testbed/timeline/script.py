@@ -44,15 +44,15 @@ class Script:
             for when_ns, job in sorted(jobs, key=lambda job: job[0])
         ]
         stopped = asyncio.create_task(stop.wait())
+        everything: asyncio.Future[Any] = asyncio.gather(*tasks)
         try:
-            everything: asyncio.Future[Any] = asyncio.gather(*tasks)
             await asyncio.wait({everything, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if everything.done():
                 everything.result()
         finally:
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            stopped.cancel()
+            everything.cancel()
+            await asyncio.gather(everything, return_exceptions=True)
             await self.heal_all()
 
     async def close(self) -> None:
@@ -121,8 +121,9 @@ class Script:
             tunnel = next(each for each in stage.plan.tunnels if each.name == args["tunnel"])
             await (self._begin_tunnel(tunnel) if event.action == "connect" else self._end_tunnel(tunnel))
         elif event.action == "fault":
+            begun_ns = self.now_ns()  # the first packet is hit somewhere within the call
             await asyncio.to_thread(stage.begin_fault, event.name, args)
-            self._fault(event, "begun")
+            self._fault(event, "begun", begun_ns)
         elif event.action == "set-link":
             changes = {key: value for key, value in args.items() if key != "link"}
             await asyncio.to_thread(stage.links.change, args["link"], **changes)
@@ -140,11 +141,11 @@ class Script:
                 EventRecord(self.now_ns(), "error", event.name, {"action": "heal", "text": str(error)})
             )
             return
-        self._fault(event, "healed")
+        self._fault(event, "healed", self.now_ns())
 
-    def _fault(self, event: Event, state: str) -> None:
+    def _fault(self, event: Event, state: str, at_ns: int) -> None:
         data = {"kind": event.args["kind"], "at": list(event.args["at"]), "state": state}
-        self._event(EventRecord(self.now_ns(), "fault", event.name, data))
+        self._event(EventRecord(at_ns, "fault", event.name, data))
 
     def _ledger(self, record: dict[str, Any]) -> None:
         """A state change, at the ledger's own time rather than when its answer came back."""

@@ -75,6 +75,8 @@ class Driver:
     _icmp: dict[tuple[str, int], IcmpSocket] = field(default_factory=dict)
     _tunnel_sockets: dict[str, TunnelSocket] = field(default_factory=dict)
     _ticker: Ticker | None = None
+    _left: int = 0
+    _is_done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, t0_ns: int, stop: asyncio.Event) -> DriverHealth:
         """Play all streams from t0_ns (CLOCK_MONOTONIC) until each attempt is done, or stop is set.
@@ -84,6 +86,7 @@ class Driver:
         cpu_before, wall_before = time.process_time(), time.monotonic()
         ticker = self._ticker = Ticker(asyncio.get_running_loop())
         scheduling = _be_punctual()
+        self._left = sum(len(stream.at_ns) for stream in self.streams)
         pending = [self._schedule(ticker, stream, t0_ns) for stream in self.streams if stream.at_ns]
         last_ns = max(
             (stream.at_ns[-1] + stream.deadline_ns for stream in self.streams if stream.at_ns), default=0
@@ -125,6 +128,9 @@ class Driver:
 
     def _finished(self, attempt: Attempt) -> None:
         self._running.discard(attempt)
+        self._left -= 1
+        if self._left == 0:
+            self._is_done.set()
         if attempt.sent_ns is not None:
             self._lags_ns.append(attempt.sent_ns - attempt.scheduled_ns)
 
@@ -169,14 +175,11 @@ class Driver:
     async def _until(self, end_ns: int, stop: asyncio.Event) -> None:
         """Wait for the end of the last deadline, leaving as soon as everything scheduled is done, or for stop."""
         grace_ns = 50_000_000  # the last deadline's own job has to run first
-        while not stop.is_set():
-            left_s = (end_ns + grace_ns - time.monotonic_ns()) / 1e9
-            if left_s <= 0:
-                return
-            try:
-                await asyncio.wait_for(stop.wait(), left_s)
-            except TimeoutError:
-                return
+        waiting = [asyncio.create_task(event.wait()) for event in (stop, self._is_done)]
+        left_s = max(0.0, (end_ns + grace_ns - time.monotonic_ns()) / 1e9)
+        await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
 
     def _close(self) -> None:
         for shared in (*self._icmp.values(), *self._tunnel_sockets.values()):
