@@ -75,6 +75,17 @@ def one_way_ms(outgoing: socket.socket, incoming: socket.socket, probes: int = 7
     return median(delays)
 
 
+def settles_at(pair: tuple[socket.socket, socket.socket], asked_ms: float) -> bool:
+    """Whether the delay is what was asked, within 1 ms: never less; more only while the machine is too busy to look."""
+    deadline = time.monotonic() + 20
+    while True:
+        measured = one_way_ms(*pair)
+        assert measured > asked_ms - 1, measured
+        if measured < asked_ms + 1:
+            return True
+        assert time.monotonic() < deadline, measured
+
+
 def refill(lab: Lab, node: str) -> None:
     """Routes that BGP would bring."""
     for destination, via in {
@@ -93,14 +104,14 @@ def test_a_delay_is_there_each_way_and_changes_in_place(tmp_path: Path, address:
     back = {"10.0.0.10": "10.0.0.9", "fd00:0:0:3::2": "fd00:0:0:3::1"}[address]
     with running(plan, tmp_path) as (lab, links):
         with udp_pair(lab, "gw", "fra", address) as there, udp_pair(lab, "fra", "gw", back) as home:
-            assert one_way_ms(*there) == pytest.approx(20, abs=1)
-            assert one_way_ms(*home) == pytest.approx(20, abs=1)
+            assert settles_at(there, 20)
+            assert settles_at(home, 20)
             links.change("cable", delay_ns=5 * MS, direction="ab")
-            assert one_way_ms(*there) == pytest.approx(5, abs=1)
-            assert one_way_ms(*home) == pytest.approx(20, abs=1)
+            assert settles_at(there, 5)
+            assert settles_at(home, 20)
             links.change("cable", delay_ns=0)
-            assert one_way_ms(*there) < 1
-            assert one_way_ms(*home) < 1
+            assert settles_at(there, 0)
+            assert settles_at(home, 0)
 
 
 def test_a_change_loses_and_reorders_nothing(tmp_path: Path):
@@ -187,7 +198,7 @@ def test_calibration_catches_a_link_that_is_not_what_was_asked(tmp_path: Path, w
 def test_a_dead_holder_stops_the_links_and_is_noticed(tmp_path: Path):
     with running(shaped(cable={"delay_ns": 5 * MS}), tmp_path, "nfqueue") as (lab, links):
         with udp_pair(lab, "gw", "fra", "10.0.0.10") as (outgoing, incoming):
-            assert one_way_ms(outgoing, incoming) == pytest.approx(5, abs=1)
+            assert settles_at((outgoing, incoming), 5)
             assert links.health() == []
             assert links.holder_pid is not None
             os.kill(links.holder_pid, signal.SIGKILL)
@@ -299,7 +310,7 @@ def test_a_link_that_was_not_prepared_says_so_and_a_prepared_one_changes(tmp_pat
             links.change("no-such-link", delay_ns=MS)
         links.change("cable", delay_ns=8 * MS)
         with udp_pair(lab, "gw", "fra", "10.0.0.10") as pair:
-            assert one_way_ms(*pair) == pytest.approx(8, abs=1)
+            assert settles_at(pair, 8)
 
 
 def kernel_has_netem(tmp_path: Path) -> bool:
