@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from enforcer.allowlist import Delta, Entry, Removal
-from enforcer.dataplanes import DataplaneError
+from enforcer.dataplanes import DataplaneError, bpf_source
 from enforcer.dataplanes.bpf import BpfDataplane
+from enforcer.dataplanes.bpf_tables import Tables
 from enforcer.decide import CLEAR, REVOKED
 from enforcer.packet import parse
 from tests import enforcer_packets as make
 from tests import test_dataplane_differential_world as differential
+from tests.test_dataplane_broken_world import smallest_disagreement
 
 # What holds of every dataplane. Not among them: reject and police, which are refused, and marks, which are conntrack's.
 from tests.test_dataplane_world import (  # noqa: F401
@@ -214,6 +216,18 @@ def test_another_list_replaces_the_loaded_one(lab):  # noqa: F811
     assert delivered(lab, wireguard(4, line={4: "10.0.0.9"}))
 
 
+def test_loading_again_puts_right_what_somebody_broke_in_the_map(lab):  # noqa: F811
+    dataplane = Dataplane(lab)
+    dataplane.load(listing(entry()))
+    cells = dataplane._dataplane._tables._cells
+    cells.delete_many(b"".join(cells.keys()))
+    assert not delivered(lab, wireguard(4))  # control: it is really broken
+
+    dataplane.load(listing(entry()))
+
+    assert delivered(lab, wireguard(4))
+
+
 def test_vlan_tags_are_looked_behind(lab):  # noqa: F811
     """Judged, by the counters: many kernels have no VLAN devices to deliver them."""
     dataplane = Dataplane(lab)
@@ -277,3 +291,26 @@ def test_bpf_agrees_with_decide(comparison, name):
 @pytest.mark.parametrize("name", POLICIES)
 def test_bpf_agrees_with_decide_on_many(comparison, name):
     comparison(OnTheClientSide, name, seed=int(os.environ.get("ALLOWLAB_SEED", "7")), count=20_000)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "port", "payload"),
+    [
+        ("p->dst_port == 51820 &&", "p->dst_port == 51821 &&", 51820, b""),
+        ("p->udp_length == 148", "p->udp_length == 149", None, make.WIREGUARD_INITIATION),
+    ],
+)
+def test_a_broken_rule_is_found_by_its_smallest_packet(monkeypatch, tmp_path, right, wrong, port, payload):
+    assert smallest_disagreement(OnTheClientSide, most=60) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    written = bpf_source.policy_header
+    monkeypatch.setattr(bpf_source, "policy_header", lambda policy: written(policy).replace(right, wrong))
+    smallest = smallest_disagreement(OnTheClientSide)
+    assert smallest is not None
+    assert smallest[0] == 4 and smallest[4] == payload and port in (None, smallest[3])
+
+
+def test_ignored_revocations_are_found(comparison, monkeypatch):
+    monkeypatch.setattr(Tables, "change", lambda *_: None)
+    with pytest.raises(AssertionError, match="revoked|unregistered"):
+        comparison(OnTheClientSide, "strict", seed=20241110, count=500)

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from enforcer.allowlist import Allowlist, Delta
@@ -107,6 +107,7 @@ class BpfDataplane:
         after = {number: FINISHING if number in finishing else CUT for number in ended}
         if self._index.tables:
             self._tables.change(index, differences(self._index, index), after)
+            self._tables.write_again(index)
             changed = _changed(self._index, index)
         else:
             self._tables.fill(index, after)
@@ -160,7 +161,7 @@ class BpfDataplane:
         swept = 0
         if cut:
             wait_for_readers()
-            swept = self._mark_revoked(flow for flow in self._flow_states() if flow.mark in cut)
+            swept = self._mark_revoked(self._flow_states(cut))
             self._tables.revise(
                 {number: state for number, state in self._tables.states.items() if number not in cut}
             )
@@ -251,12 +252,17 @@ class BpfDataplane:
             for point, program in self._programs.items()
         )
 
-    def _flow_states(self) -> Iterator[FlowState]:
-        return bpf_maps.flow_states(self._flows.items())
+    def _flow_states(self, marks: set[int] | None = None) -> list[FlowState]:
+        """The flows with one of these marks; None: all."""
+        items: Iterable[tuple[bytes, bytes]] = self._flows.items()
+        if marks is not None:
+            wanted = {bpf_maps.mark_bytes(mark) for mark in marks}
+            items = (item for item in items if item[1][:4] in wanted)
+        return list(bpf_maps.flow_states(items))
 
     def _mark_revoked(self, flows: Iterable[FlowState]) -> int:
         marked = 0
-        for flow in list(flows):
+        for flow in flows:
             try:
                 self._flows.put(flow.key, bpf_maps.flow_with_mark(flow.value, REVOKED), MUST_EXIST)
                 marked += 1
@@ -269,9 +275,8 @@ class BpfDataplane:
         """Stop live flows of these registrations that their entries no longer cover."""
         self._mark_revoked(
             flow
-            for flow in self._flow_states()
-            if flow.mark in numbers
-            and not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
+            for flow in self._flow_states(numbers)
+            if not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
         )
 
 

@@ -106,15 +106,8 @@ class Map:
             raise
         return value.raw
 
-    def delete(self, key: bytes) -> None:
-        """Nothing happens when it is not there."""
-        try:
-            self._library.call("bpf_map_delete_elem", self.fd, key)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-
     def delete_many(self, keys: bytes) -> None:
+        """Those that are there."""
         while keys:
             count = c_uint32(len(keys) // self._key_bytes)
             batch = _Batch(ctypes.sizeof(_Batch), 0, 0)

@@ -63,6 +63,14 @@ class Tables:
         self._numbers = numbers
         self._flip(states, is_other_slot=True)
 
+    def write_again(self, index: Index) -> None:
+        """The cells as they are, in case somebody else changed the map."""
+        with self._undoing(self.states, lambda: None):
+            self._write_shapes(index, self._numbers)
+            for keys, values in bpf_maps.whole_load(index, self._numbers, _CHUNK):
+                self._cells.put_many(keys, values, LOCKED)
+        self._flip(self.states, is_other_slot=True)
+
     def change(self, index: Index, changes: Iterable[Change], states: dict[int, int]) -> None:
         """Changes that were made to the index, and the states from now on."""
         new = {shape for shape in index.tables if shape not in self._numbers}
@@ -101,8 +109,7 @@ class Tables:
         if not self._dead_cells and not self._dead_states:
             return
         self._cells.delete_many(b"".join(self._dead_cells))
-        for number in self._dead_states:
-            self._states.delete(_u32(number))
+        self._states.delete_many(b"".join(map(_u32, self._dead_states)))
         self._dead_cells, self._dead_states = set(), set()
         wait_for_readers()
 
@@ -130,11 +137,13 @@ class Tables:
             self._cells.put_many(b"".join(keys), b"".join(values), LOCKED)
 
     def _write_states(self, states: dict[int, int]) -> None:
-        for number in self._differing(states):
-            value = bpf_maps.versioned(
-                self.states.get(number, ACTIVE), states.get(number, ACTIVE), self._serial + 1
-            )
-            self._states.put(_u32(number), value, LOCKED)
+        numbers, since = self._differing(states), self._serial + 1
+        if numbers:
+            values = [
+                bpf_maps.versioned(self.states.get(number, ACTIVE), states.get(number, ACTIVE), since)
+                for number in numbers
+            ]
+            self._states.put_many(b"".join(map(_u32, numbers)), b"".join(values), LOCKED)
 
     def _differing(self, states: dict[int, int]) -> list[int]:
         return [
