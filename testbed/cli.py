@@ -6,6 +6,7 @@ Exit codes: 0 passed, 1 failed, 2 a mistake in a file or on the command line, 3 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 import click
 
-from testbed import VERSION
+from testbed import VERSION, command
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -40,7 +41,7 @@ class Impossible(Mistake):
 def main() -> None:
     """A test-bed for VPN-allowlist policies: measures who is blocked by mistake, for how long, and why.
 
-    Completion for bash: eval "$(_ALLOWLAB_COMPLETE=bash_source allowlab)"; also zsh_source, fish_source.
+    Completion for bash: eval "$(_ALLOWLAB_COMPLETE=bash_source ./allowlab)"; also zsh_source, fish_source.
     """
 
 
@@ -109,6 +110,15 @@ def check(paths: tuple[Path, ...]) -> None:
     if problems:
         raise Mistake("\n".join(str(problem) for problem in problems))
     click.echo("no problems found")
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
+def test(arguments: tuple[str, ...]) -> None:
+    """Run pytest: the tool's own tests, or `test scenarios`."""
+    # The launcher starts pytest without this; here is the way for an installed program, and the line in --help.
+    os.chdir(Path(__file__).resolve().parents[1])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
 @main.command()
@@ -198,9 +208,8 @@ def up(
         watcher.close()
     if warning := interactive.warning(lab.folder):
         click.echo(warning, err=True)
-    click.echo(
-        f"lab '{lab.name}' is up: allowlab ps; allowlab exec NODE -- CMD; allowlab shell; allowlab down"
-    )
+    typed = command()
+    click.echo(f"lab '{lab.name}' is up: {typed} ps; {typed} exec NODE -- CMD; {typed} shell; {typed} down")
 
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -243,8 +252,12 @@ def down(name: str | None) -> None:
     with _mistakes():
         from testbed.lab import interactive
 
-        for capture in interactive.down(name):
-            click.echo(f"capture: {capture}")
+        lab = interactive.find(name, must_run=False)
+        was_running = lab.is_running
+        captures = interactive.down(lab.name)
+    click.echo(f"lab '{lab.name}' {'is down' if was_running else 'had ended by itself; it is cleared away'}")
+    for capture in captures:
+        click.echo(f"capture: {capture}")
 
 
 @main.command()
@@ -306,4 +319,4 @@ def _plain_end(outcome: str, reason: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(prog_name="allowlab")
+    main(prog_name=command(), complete_var="_ALLOWLAB_COMPLETE")

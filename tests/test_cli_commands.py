@@ -37,6 +37,17 @@ def test_help_imports_none_of_the_heavy_modules() -> None:
     ]
 
 
+def test_help_has_the_test_command_and_it_runs_pytest_in_the_projects_folder(monkeypatch) -> None:
+    assert "  test    Run pytest: the tool's own tests, or `test scenarios`.\n" in allowlab("--help").output
+
+    called: list[list[str]] = []
+    monkeypatch.setattr("testbed.cli.os.execv", lambda _, argv: called.append(argv))
+    monkeypatch.setattr("testbed.cli.os.chdir", lambda folder: called.append([str(folder)]))
+    allowlab("test", "scenarios", "-k", "smoke", "--help")
+
+    assert called == [[str(ROOT)], [sys.executable, "-m", "pytest", "scenarios", "-k", "smoke", "--help"]]
+
+
 def test_check_names_every_problem_and_exits_with_2(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.topology.yaml"
     wrong.write_text("title: [\n")

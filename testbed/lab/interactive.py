@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from testbed import command
 from testbed.lab.enter import run_in_world
 
 MISSES_FILE = "calibration-misses.json"
@@ -55,6 +56,11 @@ class KeptLab:
     @property
     def folder(self) -> Path:
         return state_root() / self.name
+
+    @property
+    def capture_dir(self) -> Path:
+        """One folder for each start: captures stay, and a later lab of the same name must not write over them."""
+        return self.folder / "captures" / self.since.replace("-", "").replace(":", "")
 
     @property
     def is_running(self) -> bool:
@@ -104,7 +110,7 @@ def up(
         return _wait_ready(lab, on_progress or (lambda _phase, _text: None), time.monotonic() + deadline_s)
     except InteractiveError as error:
         _end(_read(lab.folder) or lab, forget=False)
-        error.details.append(f"its logs are in {lab.folder}; 'allowlab down --name {name}' clears them")
+        error.details.append(f"its logs are in {lab.folder}; '{command()} down --name {name}' clears them")
         raise
     except BaseException:
         _end(_read(lab.folder) or lab)
@@ -124,10 +130,10 @@ def warning(folder: Path) -> str:
 
 
 def down(name: str | None = None) -> list[Path]:
-    """End a lab (None: the only one) and forget it; the capture files it leaves. Raises InteractiveError."""
-    lab = _find(name, must_run=False)
+    """End a lab (None: the only one) and forget it; the capture files it (not an earlier one) leaves. Raises InteractiveError."""
+    lab = find(name, must_run=False)
     _end(lab)
-    return sorted((lab.folder / "captures").glob("*.pcapng"))
+    return sorted(lab.capture_dir.glob("*.pcapng"))
 
 
 def execute(node: str, argv: Sequence[str], name: str | None = None) -> int:
@@ -137,8 +143,8 @@ def execute(node: str, argv: Sequence[str], name: str | None = None) -> int:
     """
     argv = argv[1:] if argv[:1] in (["--"], ("--",)) else argv
     if not argv:
-        raise InteractiveError(f"what shall run on {node}? Write 'allowlab exec {node} -- COMMAND'")
-    lab = _find(name)
+        raise InteractiveError(f"what shall run on {node}? Write '{command()} exec {node} -- COMMAND'")
+    lab = find(name)
     env = {
         **os.environ,
         "ALLOWLAB_WORLD": "1",
@@ -151,12 +157,37 @@ def execute(node: str, argv: Sequence[str], name: str | None = None) -> int:
 
 def shell(name: str | None = None) -> int:
     """Mininet's command line on a lab; its exit code."""
-    return _inside(_find(name), "testbed.lab.interactive_shell")
+    return _inside(find(name), "testbed.lab.interactive_shell")
 
 
 def show(name: str | None = None, *, as_json: bool = False) -> int:
     """Print a lab's nodes, addresses, programs and links as they are now; the exit code."""
-    return _inside(_find(name), "testbed.lab.inspection", *(["--json"] if as_json else []))
+    return _inside(find(name), "testbed.lab.inspection", *(["--json"] if as_json else []))
+
+
+def find(name: str | None, *, must_run: bool = True) -> KeptLab:
+    """The lab of that name, or (None) the only one. Raises InteractiveError."""
+    known = labs()
+    running = [lab for lab in known if lab.is_running]
+    if name is None:
+        candidates = running if running or must_run else known
+        if len(candidates) == 1:
+            return candidates[0]
+        if not candidates:
+            ended = ", ".join(f"'{lab.name}' (logs in {lab.folder})" for lab in known)
+            more = f"; ended by itself: {ended}" if ended else ""
+            raise InteractiveError(f"no lab is running; start one with '{command()} up TOPOLOGY'{more}")
+        names = ", ".join(lab.name for lab in candidates)
+        raise InteractiveError(f"there are several labs: {names}; say which with --name")
+    lab = next((lab for lab in known if lab.name == name), None)
+    if lab is None:
+        names = ", ".join(each.name for each in known) or "none"
+        raise InteractiveError(f"there is no lab '{name}'; known: {names}")
+    if must_run and not lab.is_running:
+        raise InteractiveError(
+            f"the lab '{name}' has ended by itself; its logs are in {lab.folder}, '{command()} down --name {name}' clears them"
+        )
+    return lab
 
 
 def labs() -> list[KeptLab]:
@@ -199,7 +230,7 @@ def _claim(lab: KeptLab) -> None:
     known = _read(lab.folder)
     if known is not None and known.is_running:
         raise InteractiveError(
-            f"a lab '{lab.name}' is running; end it with 'allowlab down --name {lab.name}', or start this one with --name"
+            f"a lab '{lab.name}' is running; end it with '{command()} down --name {lab.name}', or start this one with --name"
         )
     if lab.folder.exists():
         _forget(lab.folder)
@@ -207,7 +238,7 @@ def _claim(lab: KeptLab) -> None:
         lab.folder.mkdir(exist_ok=(lab.folder / "captures").is_dir())
     except FileExistsError:
         raise InteractiveError(
-            f"another 'allowlab up' is starting '{lab.name}' just now; give one a --name"
+            f"another '{command()} up' is starting '{lab.name}' just now; give one a --name"
         ) from None
 
 
@@ -279,30 +310,6 @@ def _init_of(lab: KeptLab) -> int:
     if lab.init_pid is None:
         raise InteractiveError(f"the lab '{lab.name}' is still starting")
     return lab.init_pid
-
-
-def _find(name: str | None, *, must_run: bool = True) -> KeptLab:
-    known = labs()
-    running = [lab for lab in known if lab.is_running]
-    if name is None:
-        candidates = running if running or must_run else known
-        if len(candidates) == 1:
-            return candidates[0]
-        if not candidates:
-            ended = ", ".join(f"'{lab.name}' (logs in {lab.folder})" for lab in known)
-            more = f"; ended by itself: {ended}" if ended else ""
-            raise InteractiveError(f"no lab is running; start one with 'allowlab up TOPOLOGY'{more}")
-        names = ", ".join(lab.name for lab in candidates)
-        raise InteractiveError(f"there are several labs: {names}; say which with --name")
-    lab = next((lab for lab in known if lab.name == name), None)
-    if lab is None:
-        names = ", ".join(each.name for each in known) or "none"
-        raise InteractiveError(f"there is no lab '{name}'; known: {names}")
-    if must_run and not lab.is_running:
-        raise InteractiveError(
-            f"the lab '{name}' has ended by itself; its logs are in {lab.folder}, 'allowlab down --name {name}' clears them"
-        )
-    return lab
 
 
 def _end(lab: KeptLab, *, forget: bool = True) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from testbed import command
 from testbed.lab.build import Lab
 from testbed.lab.holder_placement import DIRECTIONS, Direction, held_links, places
 from testbed.lab.holder_process import HolderDied, HolderProcess
@@ -186,7 +187,7 @@ class Links:
             raise LinksUnavailable(
                 f"this kernel can neither delay packets with netem nor hold them in a queue ({error}); it needs "
                 "CONFIG_NETFILTER_NETLINK_QUEUE and one of CONFIG_NFT_QUEUE, CONFIG_NETFILTER_XT_TARGET_NFQUEUE "
-                "with CONFIG_NFT_COMPAT; 'allowlab doctor' lists what is there"
+                f"with CONFIG_NFT_COMPAT; '{command()} doctor' lists what is there"
             ) from error
 
     def _initial(self, link: Link, direction: Direction) -> Iterator[Request]:

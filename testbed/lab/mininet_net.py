@@ -277,7 +277,7 @@ class LabCli(mininet.cli.CLI):
         return False
 
     def _not_here(self, _line: str) -> None:
-        """Not in this lab: its routers are Linux and BIRD, and shells are opened with 'allowlab exec NODE -- bash'."""
+        """Not in this lab: its routers are Linux and BIRD, and shells are opened with './allowlab exec NODE -- bash'."""
         mininet.log.error(f"{self._not_here.__doc__}\n")
 
     do_dpctl = do_switch = do_ports = do_xterm = do_gterm = do_x = _not_here

@@ -33,7 +33,7 @@ def require_world() -> None:
     if "User Mode Linux" in Path("/proc/cpuinfo").read_text():
         return
     raise PermissionError(
-        "a lab is built inside a world only; start this through 'allowlab', or through "
+        "a lab is built inside a world only; start this through './allowlab', or through "
         "'unshare --net --mount --pid --fork --kill-child --mount-proc'"
     )
 

@@ -50,7 +50,7 @@ async def _hold(folder: Path, lab: KeptLab, plan: Plan) -> int:
             if stage.calibration_misses:
                 misses = json.dumps(stage.calibration_misses, indent=1)
                 (folder / MISSES_FILE).write_text(misses + "\n", encoding="utf-8")
-            with capturing(stage.lab, lab.captures, folder / "captures"):
+            with capturing(stage.lab, lab.captures, lab.capture_dir):
                 progress.say("ready", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
                 await _watch(stage, folder / "health.json", stopped)
     except (Broken, RuntimeError, OSError, ValueError) as error:
