@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 
 import pytest
 
 from enforcer.allowlist import Delta, Entry, Removal
-from enforcer.dataplanes import DataplaneError, bpf_source
+from enforcer.dataplanes import DataplaneError, TableFull, bpf_source
 from enforcer.dataplanes.bpf import BpfDataplane
 from enforcer.dataplanes.bpf_tables import Tables
 from enforcer.decide import CLEAR, REVOKED
@@ -214,6 +215,28 @@ def test_another_list_replaces_the_loaded_one(lab):  # noqa: F811
     assert delivered(lab, wireguard(4, 7777))  # its line has 9 now
     assert not delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA, line=OTHER_LINE))  # 8 has moved
     assert delivered(lab, wireguard(4, line={4: "10.0.0.9"}))
+
+
+def test_an_update_the_kernel_refuses_halfway_changes_nothing(lab, monkeypatch):  # noqa: F811
+    dataplane = Dataplane(lab)
+    dataplane.load(listing(entry()))
+    swap = Delta(1, 2, (entry(8, OTHER_LINE),), (Removal(7, "revoked"),))
+
+    def refused(*_):
+        raise OSError(errno.E2BIG, "no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Tables, "_write_states", refused)  # the cells are written by then
+        with pytest.raises(TableFull):
+            dataplane.apply(swap)
+    assert delivered(lab, wireguard(4))
+    assert not delivered(lab, wireguard(4, line=OTHER_LINE))
+    dataplane.apply(Delta(1, 2, (entry(9, {4: "10.0.0.9", 6: "fd00::9"}),), ()))  # the same serial to come
+    assert not delivered(lab, wireguard(4, src_port=40001, line=OTHER_LINE))
+
+    dataplane.apply(swap)
+    assert delivered(lab, wireguard(4, src_port=40001, line=OTHER_LINE))
+    assert not delivered(lab, wireguard(4))
 
 
 def test_loading_again_puts_right_what_somebody_broke_in_the_map(lab):  # noqa: F811

@@ -305,7 +305,7 @@ def refuse(policy: Policy, inside: tuple[str, ...]) -> None:
 def _no_load(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return (
-            f"the kernel does not let this user load BPF programs ({error.strerror}); run it as root (CAP_BPF, CAP_NET_ADMIN "
+            f"the kernel does not let this user load BPF programs ({error.strerror}); run it as root (CAP_SYS_ADMIN, CAP_NET_ADMIN "
             "of the first user namespace), or use dataplane: nft"
         )
     return f"the kernel cannot load the classifier ({error}); it needs Linux 5.17 with BTF; or use dataplane: nft"

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from ipaddress import ip_network
@@ -71,7 +70,7 @@ def compiled(policy: Policy, cache: Path | None = None) -> Path:
         (work / "allowlist.bpf.c").write_text(source, "utf-8")
         (work / "constants.h").write_text(constants, "utf-8")
         (work / "policy.h").write_text(header, "utf-8")
-        include = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
+        include = f"/usr/include/{os.uname().machine}-linux-gnu"  # Debian's asm/types.h; elsewhere it is in /usr/include
         argv = [clang, *_FLAGS, f"-I{include}", "-c", "allowlist.bpf.c", "-o", "allowlist.o"]
         done = subprocess.run(argv, cwd=work, capture_output=True, text=True)
         if done.returncode != 0:
