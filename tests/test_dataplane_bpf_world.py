@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from dataclasses import replace
 
 import pytest
@@ -263,6 +264,27 @@ def test_vlan_tags_are_looked_behind(lab):  # noqa: F811
     assert delivered(lab, make.udp(LINE[4], SERVER[4], 40000, 53, b"after them"))
     counters = dataplane.counters()
     assert (counters["registered"].packets, counters["unregistered.wireguard"].packets) == (2, 2)
+
+
+@BOTH
+def test_merged_datagrams_are_known_by_the_first_of_them(lab, version):  # noqa: F811
+    """Two initiations in one segment that the kernel will split (UDP GSO): its UDP header has the length of both."""
+    dataplane = Dataplane(lab)
+    dataplane.load(listing(entry()))
+    sender = lab.client.socket.dup()
+    sender.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+    for line in (LINE, OTHER_LINE):
+        packet = wireguard(version, 7777, data=make.WIREGUARD_INITIATION * 2, line=line)
+        start = 14 + len(packet) - 2 * 148 - 8
+        # linux/virtio_net.h: needs its checksum, GSO_UDP_L4, header length, segment size, where the checksum begins and goes
+        merged = struct.pack("=BBHHHH", 1, 5, start + 8, 148, start, 6)
+        kind = b"\x08\0" if version == 4 else b"\x86\xdd"
+        sender.send(merged + lab.client.router_mac + lab.client.mac + kind + packet)
+    sender.setsockopt(263, 15, 0)
+    sender.close()
+    assert delivered(lab, make.udp(LINE[version], SERVER[version], 40000, 53, b"after them"))
+    counters = dataplane.counters()
+    assert (counters["registered"].packets, counters["unregistered.wireguard"].packets) == (1, 1)
 
 
 def test_only_the_first_fragment_is_judged(lab):  # noqa: F811
