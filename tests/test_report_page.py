@@ -12,8 +12,8 @@ import pytest
 
 from testbed.records import FILES
 from testbed.report import terminal_summary, write_report
+from testbed.report.finding import claims, finding, finding_parts
 from testbed.report.hurt import hurt
-from testbed.report.story import claims, finding, finding_parts
 from testbed.report.words import clock, percent, rate, seconds, value_words
 from testbed.score import score_run
 from tests.synthetic_run import synthetic_plan, write_synthetic_run
@@ -183,7 +183,7 @@ def test_what_makes_the_figures_doubtful_is_said(tmp_path):
 
 def test_nobody_blocked_is_said_with_its_bound(summary):
     table = {"k": 0, "n": 1200, "ratio": 0.0, "low_ratio": 0.0, "high_ratio": 0.0032}
-    calm = {**summary, "all": {**summary["all"], "false_block": table}}
+    calm = {**summary, "outcome": "passed", "all": {**summary["all"], "false_block": table}}
     assert finding(calm).startswith(
         "Nobody who was entitled was blocked: 0 of 1\u202f200 attempts (95 % interval 0\u00a0% to 0.3\u00a0%)."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
-from testbed.report.story import finding
+from testbed.report.finding import finding
 from testbed.report.tables import expected
 
 # Of XML 1.0 section 2.2: everything else below a space is not allowed in a document at all.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.report.finding import claims, finding
 from testbed.report.hurt import hurt
-from testbed.report.story import claims, finding
 from testbed.report.tables import VERDICT_MARKS, expected
 from testbed.report.words import OUTCOME_WORDS
 

@@ -9,12 +9,13 @@ from typing import Any
 import jinja2
 
 from testbed.report import facts, tables
+from testbed.report.finding import claims, finding_parts
 from testbed.report.hurt import hurt
 from testbed.report.junit import junit
 from testbed.report.markdown import markdown
 from testbed.report.plot_figures import plot_goodput, plot_groups, plot_people, plot_round_trips
 from testbed.report.plot_timeline import plot_timeline
-from testbed.report.story import Story, claims, finding_parts, read_story
+from testbed.report.story import Story, read_story
 from testbed.report.words import OUTCOME_WORDS
 
 PLOTS: dict[str, Callable[[Story], str | None]] = {

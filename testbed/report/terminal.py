@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from testbed.report.story import claims, finding
+from testbed.report.finding import claims, finding
 from testbed.report.tables import VERDICT_MARKS, Expected, expected
 
 MOST_LINES = 15

@@ -20,6 +20,8 @@ CAUSE_WORDS = {
     "overload": "the enforcer was overloaded",
     "fail_mode": "the policy's behaviour on a failure was in force",
 }
+# A false pass of these causes is told in its own words: CAUSE_WORDS says why somebody was blocked.
+_PASS_CAUSE_WORDS = {"policy": "the policy as written lets them pass"}
 FIGURE_WORDS = {
     "false_block_ratio": "false blocks",
     "false_pass_ratio": "false passes",
@@ -30,7 +32,7 @@ FIGURE_WORDS = {
     "goodput_bps": "goodput, median",
     "approval_to_first_byte_s": "approval to first byte, longest",
     "revocation_to_last_byte_s": "revocation to last byte, longest",
-    "person_minutes_lost": "time without service",
+    "person_minutes_lost": "summed time without service",
     "sessions_cut": "sessions cut while entitled",
     "time_to_restore_s": "time to restore, longest",
     "registration_state": "state of the registration",
@@ -38,6 +40,14 @@ FIGURE_WORDS = {
 }
 COMPARATOR_WORDS = {"at_most": "at most", "at_least": "at least", "equals": "is"}
 _NONE = "–"
+
+
+def cause_words(cause: str, outcome: str, is_observing: bool = False) -> str:
+    """Why a "false_block" or a "false_pass" happened; is_observing: the policy's mode is observe, so it stops nobody."""
+    if outcome != "false_pass":
+        return CAUSE_WORDS.get(cause, cause)
+    words = _PASS_CAUSE_WORDS.get(cause) or CAUSE_WORDS.get(cause, cause)
+    return f"{words}: it only observes" if cause == "policy" and is_observing else words
 
 
 def figure_words(figure: str) -> str:
@@ -61,9 +71,9 @@ def value_words(value: Any, unit: str) -> str:
         case "bps":
             return rate(value)
         case "person-minutes":
-            return f"{value:.3g} person-min"
+            return lasting(value * 60)
         case "count":
-            return f"{value:.0f}"
+            return number(round(value))
     return str(value)
 
 
@@ -96,6 +106,11 @@ def seconds(value: float) -> str:
     return f"{hours}\u00a0h {minutes:02}\u00a0min" if hours else f"{minutes}\u00a0min {rest:02}\u00a0s"
 
 
+def lasting(value: float) -> str:
+    """How long people went without, in seconds: tenths of a second stay seconds ("0.2 s"), for nobody counts an outage in ms."""
+    return f"{value:.2g}\u00a0s" if 0.1 <= value < 1 else seconds(value)
+
+
 def from_ns(value: int | None) -> str:
     return _NONE if value is None else seconds(value / 1e9)
 
@@ -124,8 +139,13 @@ def size(count: int) -> str:
     return f"{count}\u00a0B"
 
 
+def number(count: int) -> str:
+    """A count with narrow spaces between thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}".replace(",", "\u202f")
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 def where_words(where: dict[str, list[str]]) -> str:

@@ -68,6 +68,7 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
         "outcome": outcome,
         "broken": broken,
         "has_enforcer": bool(plan.enforcers),
+        "is_observing": _is_observing(plan),
         "noise": list(noise.reasons),
         "health": _health(records.events),
         "records": {
@@ -117,6 +118,12 @@ def noise_of(events: Iterable[EventRecord]) -> Noise:
             reasons += [str(reason) for reason in event.data.get("noise", [])]
             lag_max_s = max(lag_max_s, float(event.data.get("lag_max_ns", 0)) / 1e9)
     return Noise(tuple(reasons), lag_max_s)
+
+
+def _is_observing(plan: Plan) -> bool:
+    """Whether the policy stops nobody for being unregistered: it only writes down what it would have stopped."""
+    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
+    return policy is not None and "observe" in (policy.mode, policy.action)
 
 
 def _broken(run_dir: Path) -> dict[str, Any] | None:
