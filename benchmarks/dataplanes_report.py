@@ -139,7 +139,7 @@ def missed(run: dict[str, Any]) -> Iterator[str]:
                 if row.target(name) is not None:
                     yield f"{name}: {row.title.strip()}: not measured, target {row.target(name):g}"
             elif row.is_reached(name, found[0]) is False:
-                yield f"{name}: {row.title.strip()}: {found[1]}, target {row.target(name):g}"
+                yield f"{name}: {row.title.strip()}: {found[1]}, target {row.target(name):g}{_doubt(found[1], row.target(name))}"
 
 
 def picture(run: dict[str, Any], path: Path) -> None:
@@ -192,3 +192,12 @@ def picture(run: dict[str, Any], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
+
+
+def _doubt(text: str, target: float | None) -> str:
+    """Whether an interval leaves it open."""
+    _, bracket, interval = text.partition("(")
+    if not bracket or target is None:
+        return ""
+    low, high = map(float, interval.rstrip(")").split("–"))
+    return "; the interval holds the target, so this run leaves it open" if low <= target <= high else ""
