@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.report.finding import broken_details, noise_notes
 from testbed.report.story import Story
-from testbed.report.words import from_ns, percent, plural, rate, seconds, size
+from testbed.report.words import from_ns, number, percent, plural, rate, seconds, size
 
 
 def calibration(story: Story) -> list[dict[str, Any]]:
@@ -66,9 +67,7 @@ def caveats(story: Story) -> list[str]:
     """What a careful reader must know before believing the figures."""
     summary = story.summary
     records, counts = summary["records"], summary["all"]["outcomes"]
-    found = [
-        f"The machine was noisy, so timing claims are not made: {reason}." for reason in summary["noise"]
-    ]
+    found = broken_details(summary) + noise_notes(summary)
     if counts["harness_error"]:
         found.append(
             f"{plural(counts['harness_error'], 'attempt')} could not be judged, by the test-bed's own fault; they count neither way."
@@ -78,7 +77,9 @@ def caveats(story: Story) -> list[str]:
             f"{_were(counts['straddles_change'])} under way while the registration changed; they count neither way."
         )
     if records["attempts"] < records["planned_attempts"]:
-        found.append(f"{records['attempts']} of {records['planned_attempts']} planned attempts were made.")
+        found.append(
+            f"{number(records['attempts'])} of {number(records['planned_attempts'])} planned attempts were made."
+        )
     for name in records["truncated_files"]:
         found.append(f"{name} ends before its proper end; what came after is unknown.")
     for name, count in sorted(records["unreadable_lines"].items()):

@@ -76,6 +76,27 @@ def broken_details(summary: dict[str, Any]) -> list[str]:
     return [str(each) for each in (summary["broken"] or {}).get("details") or []]
 
 
+def noise_notes(summary: dict[str, Any]) -> list[str]:
+    """What a noisy machine means for the claims of this run, and what to do; [] when it was not noisy or proves nothing."""
+    if not summary["noise"] or summary["outcome"] in ("broken", "interrupted"):
+        return []
+    return [
+        f"Noisy: the machine was busy: {'; '.join(summary['noise'])}. Round trips and goodput of this run are not claimed; "
+        "waits stand where they are far from their bound, and so does what passed or was blocked. "
+        "To have the rest, close other programs and run again."
+    ]
+
+
+def noise_line(summary: dict[str, Any]) -> str:
+    """The same in two lines of a terminal; "" when there is nothing to say."""
+    if not noise_notes(summary):
+        return ""
+    return (
+        f"Noisy: {summary['noise'][0]}. Round trips and goodput of this run are not claimed, waits only far from their "
+        "bound; close other programs and run again."
+    )
+
+
 def main_cause(causes: dict[str, int]) -> str | None:
     """The commonest cause; None without any."""
     return max(sorted(causes), key=lambda cause: causes[cause]) if causes else None

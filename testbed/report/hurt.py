@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.report.words import CAUSE_WORDS, clock, from_ns, plural
+from testbed.report.words import CAUSE_WORDS, clock, lasting, plural
 
 _MOST_HURT = 60
 _SAME_NS = 1_000_000_000
@@ -25,7 +25,7 @@ class Hurt:
 
 
 def hurt(summary: dict[str, Any]) -> tuple[list[Hurt], str]:
-    """Rows by blame and time, and what was left off. A single attempt lost in the network is no outage worth a row."""
+    """Rows by blame and time, and what was left off. A single attempt lost in the network has no row, but is told."""
     single = [row for row in summary["hurt"] if row["outcome"] != "false_block" and row["attempts"] == 1]
     outages = _together(_by_line([row for row in summary["hurt"] if row not in single]))
     outages.sort(key=lambda each: (each["outcome"] != "false_block", each["from_ns"], sorted(each["who"])))
@@ -33,7 +33,11 @@ def hurt(summary: dict[str, Any]) -> tuple[list[Hurt], str]:
     if len(outages) > _MOST_HURT:
         left.append(f"{plural(len(outages) - _MOST_HURT, 'more row')} in summary.json")
     if single:
-        left.append(f"{plural(len(single), 'single attempt')} lost in the network")
+        lasted_ns = sum(row["until_ns"] - row["from_ns"] for row in single)
+        apart = "no two of a service in a row, " if len(single) > 1 else ""
+        left.append(
+            f"{plural(len(single), 'attempt')} lost elsewhere in the network, {apart}{lasting(lasted_ns / 1e9)} without service"
+        )
     return [_hurt(each) for each in outages[:_MOST_HURT]], "; ".join(left)
 
 
@@ -84,7 +88,7 @@ def _hurt(row: dict[str, Any]) -> Hurt:
         ", ".join(sorted(row["who"])),
         ", ".join(services[:4]) + (f" and {len(services) - 4} more" if len(services) > 4 else ""),
         f"{clock(row['from_ns'])} to {clock(row['until_ns'])}",
-        from_ns(row["until_ns"] - row["from_ns"]) + ("" if row["has_ended"] else ", not back"),
+        lasting((row["until_ns"] - row["from_ns"]) / 1e9) + ("" if row["has_ended"] else ", not back"),
         row["attempts"],
         row["outcome"],
         why,

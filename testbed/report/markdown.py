@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.report.finding import claims, finding
+from testbed.report.finding import broken_details, claims, finding, noise_notes
 from testbed.report.hurt import hurt
 from testbed.report.tables import VERDICT_MARKS, expected
 from testbed.report.words import OUTCOME_WORDS
@@ -20,11 +20,12 @@ def markdown(summary: dict[str, Any]) -> str:
         f"{_cell(finding(summary))} {claims(summary)}",
         "",
     ]
+    lines += [f"* {_cell(each)}" for each in broken_details(summary)]
     rows = expected(summary)
     if rows:
         lines += ["| | asked | seen | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]
         for row in rows:
-            verdict = row.verdict + (f": {row.reason}" if row.reason and row.verdict != "passed" else "")
+            verdict = row.verdict + (f": {row.reason}" if row.reason else "")
             asked = row.asked if row.name == row.asked else f"{row.name}: {row.asked}"
             cells = (
                 VERDICT_MARKS[row.verdict],
@@ -36,7 +37,7 @@ def markdown(summary: dict[str, Any]) -> str:
             )
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
-    people, _left = hurt(summary)
+    people, left = hurt(summary)
     if people:
         lines += ["| who | when | lasted | what | why |", "|---|---|---|---|---|"]
         for row in people[:_MOST_HURT]:
@@ -51,6 +52,10 @@ def markdown(summary: dict[str, Any]) -> str:
         if len(people) > _MOST_HURT:
             lines.append(f"\n{len(people) - _MOST_HURT} more in report.html.")
         lines.append("")
+    if left:
+        lines += [f"{'Not in the table: ' if people else ''}{_cell(left)}.", ""]
+    for note in noise_notes(summary):
+        lines += [_cell(note), ""]
     return "\n".join(lines)
 
 

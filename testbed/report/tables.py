@@ -11,6 +11,8 @@ from testbed.report.words import (
     clock,
     figure_words,
     from_ns,
+    lasting,
+    number,
     percent,
     plural,
     value_words,
@@ -45,31 +47,34 @@ def expected(summary: dict[str, Any]) -> list[Expected]:
 def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """(figure, what it is, more, kind) of the few numbers at the top; kind "bad", "good" or ""."""
     blocked, passed, harm = summary["all"]["false_block"], summary["all"]["false_pass"], summary["harm"]
-    minutes = harm["person_ns_lost_to_false_blocks"] / 60e9
+    blocked_ns, lost = harm["person_ns_lost_to_false_blocks"], summary["all"]["outcomes"]["infra_down"]
+    elsewhere = "no attempt was lost elsewhere in the network"
+    if lost:
+        elsewhere = f"{lasting(harm['person_ns_lost'] / 1e9)} with {plural(lost, 'attempt')} lost elsewhere in the network"
     return [
         (
             percent(blocked["ratio"]),
             "blocked by mistake",
-            f"{blocked['k']} of {blocked['n']} attempts of entitled people; {_interval(blocked)}",
+            f"{number(blocked['k'])} of {plural(blocked['n'], 'attempt')} of entitled people; {_interval(blocked)}",
             "bad" if blocked["k"] else "good",
         ),
         (
             percent(passed["ratio"]),
             "passed by mistake",
-            f"{passed['k']} of {passed['n']} attempts nobody was entitled to; {_interval(passed)}",
+            f"{number(passed['k'])} of {plural(passed['n'], 'attempt')} nobody was entitled to; {_interval(passed)}",
             "bad" if passed["k"] else "good",
         ),
         (
-            str(harm["people_falsely_blocked"]),
+            number(harm["people_falsely_blocked"]),
             f"of {plural(harm['people'], 'subscriber')} hurt by false blocks",
             f"{plural(len(harm['sessions_cut']), 'VPN session')} cut",
             "bad" if harm["people_falsely_blocked"] else "good",
         ),
         (
-            f"{minutes:.3g} min",
-            "without service, summed over subscribers",
-            f"{harm['person_ns_lost'] / 60e9:.3g} min with the network's own failures",
-            "bad" if minutes else "good",
+            lasting(blocked_ns / 1e9),
+            "without service by false blocks, summed over subscribers",
+            elsewhere,
+            "bad" if blocked_ns else "good",
         ),
         (
             from_ns(harm["longest_restore_ns"]),
@@ -89,8 +94,8 @@ def groups(summary: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
         rows = [
             {
                 "name": name,
-                "attempts": table["attempts"],
-                "outcomes": [table["outcomes"][outcome] for outcome in OUTCOME_WORDS],
+                "attempts": number(table["attempts"]),
+                "outcomes": [number(table["outcomes"][outcome]) for outcome in OUTCOME_WORDS],
                 "false_block": f"{percent(table['false_block']['ratio'])} ({_interval(table['false_block'])})"
                 if table["false_block"]["n"]
                 else "–",
@@ -117,7 +122,7 @@ def round_trips(summary: dict[str, Any]) -> list[dict[str, str]]:
     """A row a protocol: n, lost, p50, p95, p99 with their intervals, or why there is none."""
     rows = []
     for protocol, table in summary["rtt"].items():
-        row = {"protocol": protocol, "n": str(table["n"]), "lost": str(table["lost"])}
+        row = {"protocol": protocol, "n": number(table["n"]), "lost": number(table["lost"])}
         for word in ("p50", "p95", "p99"):
             each = table[word]
             row[word] = each["reason"] if each["ns"] is None else f"{from_ns(each['ns'])} ({_span(each)})"
@@ -134,7 +139,7 @@ def _expected(each: dict[str, Any], duration_ns: int) -> Expected:
     interval = "–"
     if each["low"] is not None or each["high"] is not None:
         interval = f"{value_words(each['low'], unit)} to {value_words(each['high'], unit)}"
-    k = f"{each['k']} of " if each["k"] is not None else ""
+    k = f"{number(each['k'])} of " if each["k"] is not None else ""
     asked = f"{figure_words(each['figure'])} {COMPARATOR_WORDS[each['comparator']]} {bound}"
     # A scenario's expectations have no names of their own; then what was asked is the name.
     has_name = each["figure"] not in each["name"]
@@ -144,7 +149,7 @@ def _expected(each: dict[str, Any], duration_ns: int) -> Expected:
         where_words(each["where"]) + window,
         value_words(each["seen"], unit),
         interval,
-        f"{k}{each['n']}",
+        f"{k}{number(each['n'])}",
         each["verdict"],
         each["reason"],
         f"{each['file']}:{each['line']}",
