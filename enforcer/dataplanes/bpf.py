@@ -32,7 +32,7 @@ from enforcer.dataplanes.bpf_library import (
     wait_for_readers,
 )
 from enforcer.dataplanes.bpf_maps import CUT, FINISHING, FlowState
-from enforcer.dataplanes.bpf_tables import Tables, differences
+from enforcer.dataplanes.bpf_tables import Tables
 from enforcer.decide import CLEAR, REVOKED, Fallback
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
@@ -105,13 +105,8 @@ class BpfDataplane:
         )
         ended = (self._index.entries.keys() | states.keys() | old) - index.entries.keys()
         after = {number: FINISHING if number in finishing else CUT for number in ended}
-        if self._index.tables:
-            self._tables.change(index, differences(self._index, index), after)
-            self._tables.write_again(index)
-            changed = _changed(self._index, index)
-        else:
-            self._tables.fill(index, after)
-            changed = set()
+        self._tables.replace(self._index, index, after)
+        changed = _changed(self._index, index)
         self._index, self._has_old_flows = index, False
         self._attach()
         if changed:
@@ -254,11 +249,7 @@ class BpfDataplane:
 
     def _flow_states(self, marks: set[int] | None = None) -> list[FlowState]:
         """The flows with one of these marks; None: all."""
-        items: Iterable[tuple[bytes, bytes]] = self._flows.items()
-        if marks is not None:
-            wanted = {bpf_maps.mark_bytes(mark) for mark in marks}
-            items = (item for item in items if item[1][:4] in wanted)
-        return list(bpf_maps.flow_states(items))
+        return list(bpf_maps.flow_states(self._flows.items(marks)))
 
     def _mark_revoked(self, flows: Iterable[FlowState]) -> int:
         marked = 0

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
@@ -124,8 +124,13 @@ class Map:
     def keys(self) -> list[bytes]:
         return [key for key, _ in self.items()]
 
-    def items(self, most: int = 8192) -> Iterator[tuple[bytes, bytes]]:
-        """All of a hash map, in batches; what comes or goes meanwhile may be missing."""
+    def items(
+        self, first_words: Container[int] | None = None, most: int = 8192
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """A hash map's keys and values, in batches; what comes or goes meanwhile may be missing.
+
+        first_words: only values that begin with one of these 32-bit numbers (None: all).
+        """
         keys = ctypes.create_string_buffer(most * self._key_bytes)
         values = ctypes.create_string_buffer(most * self._value_bytes)
         token, batch = c_uint64(0), _Batch(ctypes.sizeof(_Batch), 0, 0)
@@ -147,8 +152,10 @@ class Map:
             token, previous = following, True
             size, width = self._key_bytes, self._value_bytes
             all_keys, all_values = keys.raw, values.raw
+            words = memoryview(all_values).cast("I")[:: width // 4]
             for at in range(count.value):
-                yield all_keys[at * size : (at + 1) * size], all_values[at * width : (at + 1) * width]
+                if first_words is None or words[at] in first_words:
+                    yield all_keys[at * size : (at + 1) * size], all_values[at * width : (at + 1) * width]
 
 
 class Object:

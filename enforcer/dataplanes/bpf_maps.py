@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -112,11 +111,6 @@ def flow_states(items: Iterable[tuple[bytes, bytes]]) -> Iterator[FlowState]:
             b_port,
             _FLOW.unpack(value)[0],
         )
-
-
-def mark_bytes(mark: int) -> bytes:
-    """As a flow's value begins."""
-    return mark.to_bytes(4, sys.byteorder)
 
 
 def flow_with_mark(value: bytes, mark: int) -> bytes:

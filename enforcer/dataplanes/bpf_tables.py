@@ -52,24 +52,20 @@ class Tables:
         self._dead_states: set[int] = set()
         self.states: dict[int, int] = {}
 
-    def fill(self, index: Index, states: dict[int, int]) -> None:
-        """All cells of an index, into empty tables."""
-        numbers = {shape: next(self._next_number) for shape in index.tables}
-        with self._undoing(states, lambda: self._cells.delete_many(b"".join(self._cells.keys()))):
-            self._write_shapes(index, numbers)
-            for keys, values in bpf_maps.whole_load(index, numbers, _CHUNK):
+    def replace(self, old: Index, new: Index, states: dict[int, int]) -> None:
+        """The cells of one index instead of another's, under numbers of shapes that no packet asks for yet."""
+        self.purge()
+        numbers = {shape: next(self._next_number) for shape in new.tables}
+        written = 0
+        with self._undoing(states, lambda: self._delete(new, numbers, written + 1)):
+            self._write_shapes(new, numbers)
+            for keys, values in bpf_maps.whole_load(new, numbers, _CHUNK):
                 self._cells.put_many(keys, values)
+                written += 1
             self._write_states(states)
-        self._numbers = numbers
+        before, self._numbers = self._numbers, numbers
         self._flip(states, is_other_slot=True)
-
-    def write_again(self, index: Index) -> None:
-        """The cells as they are, in case somebody else changed the map."""
-        with self._undoing(self.states, lambda: None):
-            self._write_shapes(index, self._numbers)
-            for keys, values in bpf_maps.whole_load(index, self._numbers, _CHUNK):
-                self._cells.put_many(keys, values, LOCKED)
-        self._flip(self.states, is_other_slot=True)
+        self._delete(old, before)
 
     def change(self, index: Index, changes: Iterable[Change], states: dict[int, int]) -> None:
         """Changes that were made to the index, and the states from now on."""
@@ -116,6 +112,12 @@ class Tables:
     def close(self) -> None:
         del self._word, self._alive_until_ns
         self._page.close()
+
+    def _delete(self, index: Index, numbers: dict[Shape, int], chunks: int | None = None) -> None:
+        """An index's cells, or the first of them, out of the map."""
+        for keys, _ in itertools.islice(bpf_maps.whole_load(index, numbers, _CHUNK), chunks):
+            self._cells.delete_many(keys)
+        wait_for_readers()
 
     def _write_shapes(self, index: Index, numbers: dict[Shape, int]) -> None:
         """Into the slot that no packet reads."""
@@ -192,24 +194,6 @@ class Tables:
             if error.errno == errno.E2BIG:
                 raise TableFull("the kernel's map is full") from error
             raise DataplaneError(f"the kernel refused a change of the map: {error.strerror}") from error
-
-
-def differences(old: Index, new: Index) -> Iterator[Change]:
-    """What must change in the cells of one index to make them those of another."""
-    for shape in old.tables.keys() | new.tables.keys():
-        before, after = old.tables.get(shape, {}), new.tables.get(shape, {})
-        for key in before.keys() - after.keys():
-            yield Change(shape, key, _given(before[key]), None)
-        for key, held in after.items():
-            there = before.get(key)
-            if there is None:
-                yield Change(shape, key, None, _given(held))
-            elif there != held:
-                yield Change(shape, key, _given(there), _given(held))
-
-
-def _given(held: int | tuple[int, ...]) -> int:
-    return held[0] if isinstance(held, tuple) else held
 
 
 def _final(changes: Iterable[Change]) -> dict[tuple[Shape, Key], tuple[int, int]]:
