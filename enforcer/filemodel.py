@@ -133,9 +133,10 @@ def validate(document: Document, model: type[M]) -> M | None:
             for item in errors:
                 _note(document, model, item)
         places = [_place(item) for item in errors]
-        if () in places:
+        below = [place for place in places if place]
+        if not below:
             return _partial(model, data)
-        data = _without(data, places)
+        data = _without(data, below)
     return None
 
 

@@ -123,10 +123,10 @@ def _text(value: object, kind: str, example: str, units: tuple[str, ...]) -> str
         raise UnitError(f"{kind} is needed here", f"write {example}")
     text = str(value).strip()
     if re.fullmatch(NUMBER, text):
-        written = [f"{text}{unit}" for unit in units]
+        written = [f"'{text}{unit}'" for unit in units]
         if "s" in units and "." not in text and int(text) >= 60:
-            written[1:] = [render_duration(int(text) * NS_PER_S)]
-        raise UnitError(f"'{text}' has no unit", "write " + " or ".join(f"'{each}'" for each in written))
+            written[0] += f" ('{render_duration(int(text) * NS_PER_S)}')"
+        raise UnitError(f"'{text}' has no unit", "write " + " or ".join(written))
     if text.startswith("-") and re.match(NUMBER, text[1:]):
         raise UnitError(f"{text!r} is negative", f"write {example}")
     return text

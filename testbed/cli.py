@@ -95,7 +95,7 @@ def run(
 @click.argument("paths", nargs=-1, type=_PATH)
 def check(paths: tuple[Path, ...]) -> None:
     """Check scenario, topology and policy files (all of the project's without PATH). Needs no privileges and no lab."""
-    from testbed.plan.load import check_paths
+    from testbed.plan.load import check_files
 
     project = Path(__file__).resolve().parents[1]
     whole = [
@@ -106,10 +106,11 @@ def check(paths: tuple[Path, ...]) -> None:
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise Mistake("\n".join(f"{path}: there is no such file or folder" for path in missing))
-    problems = check_paths(paths or whole)
+    problems, counts = check_files(paths or whole)
     if problems:
         raise Mistake("\n".join(str(problem) for problem in problems))
-    click.echo("no problems found")
+    read = [f"{count} {kind} file{'s'[: count != 1]}" for kind, count in counts.items() if count]
+    click.echo("no problems in " + ", ".join(read))
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

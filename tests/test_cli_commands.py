@@ -62,6 +62,13 @@ def test_check_without_a_path_finds_the_projects_files_well() -> None:
     assert allowlab("check").exit_code == 0
 
 
+def test_check_without_problems_says_what_it_has_read() -> None:
+    result = allowlab("check", ROOT / "scenarios" / "minimal-smoke.scenario.yaml")
+
+    assert result.output == "no problems in 1 scenario file, 1 topology file, 1 policy file\n"
+    assert allowlab("check", ROOT / "topologies").output == "no problems in 2 topology files\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

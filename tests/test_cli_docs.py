@@ -43,4 +43,5 @@ def test_the_readme_names_every_file_of_a_run_folder() -> None:
 
     assert "flows.jsonl.gz" in written and "run.json" in written  # control
     inside = {"registry.json", "seed.json"}  # the registry's configuration, in a folder of its own inside the world
+    inside |= {"health.json"}  # of a kept lab
     assert sorted({name for name in written if f"`{name}`" not in text} - inside) == []

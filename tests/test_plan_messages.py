@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from enforcer.yamlfile import parse
-from testbed.plan.load import PlanError, check_paths, load_plan
+from testbed.plan.load import PlanError, check_paths, load_plan, load_topology_plan
 
 ROOT = Path(__file__).parents[1]
 WRONG = Path("tests/data/wrong")
-NAMES = ["rush.scenario", "knot.topology", "loose.policy", "broken.scenario"]
+NAMES = [
+    "rush.scenario",
+    "late.scenario",
+    "vain.scenario",
+    "knot.topology",
+    "loose.policy",
+    "broken.scenario",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +104,12 @@ def test_a_scenario_that_names_no_file_says_which_there_are(tmp_path: Path) -> N
         load_plan(path)
     assert [(problem.where, problem.fix) for problem in caught.value.problems] == [
         ("topology", "there are other.topology.yaml"),
-        ("policy", "write the path of a *.policy.yaml file, from this file"),
+        (
+            "policy",
+            "write the path of a *.policy.yaml file, from this file; those that ship are in "
+            f"{os.path.relpath(ROOT / 'enforcer/policies', path.parent)}: "
+            "by-subscriber.policy.yaml, observe.policy.yaml, strict.policy.yaml",
+        ),
     ]
 
 
@@ -110,4 +122,95 @@ def test_a_problem_in_the_topology_is_named_there_when_a_scenario_is_checked(tmp
         load_plan(ROOT / "scenarios/minimal-smoke.scenario.yaml", topology=topology)
     assert [str(problem) for problem in caught.value.problems] == [
         f"{topology}:13:61: cables.cable.rtt: '40' has no unit; write '40s' or '40ms'"
+    ]
+
+
+def changed(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    """The problems of the registration scenario after changes to it, without the file's name."""
+    text = (ROOT / "scenarios/registration.scenario.yaml").read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    path = folder / "x.scenario.yaml"
+    path.write_text(
+        text.replace("../topologies/", f"{ROOT}/topologies/").replace("../enforcer/", f"{ROOT}/enforcer/")
+    )
+    return [str(problem).partition(": ")[2] for problem in check_paths([path])]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("duration: 32s", "duration: 32"), "duration: '32' has no unit; write '32s' or '32ms'"),
+        (("duration: 32s\n", ""), "'duration' is missing; add 'duration: …'"),
+        (("duration: 32s", "duration: 0s"), "duration: a scenario of no length; write for example '30s'"),
+        (
+            ("at: 8s, refuse", "at: 13s, refuse"),
+            "timeline[5].at: it is after the event below (10s); put the events in order of time",
+        ),
+        (
+            ("at: 10s, approve", "at: 5s, approve"),
+            "timeline[6].at: it is before the event above (8s); put the events in order of time",
+        ),
+        (("at: 2s, apply", "at: 2, apply"), "timeline[0].at: '2' has no unit; write '2s' or '2ms'"),
+        (
+            ("who: softhouse, server", "who: softhous, server"),
+            "tunnels[0].who: 'softhous' is not a subscriber; did you mean 'softhouse'?",
+        ),
+        (
+            ("whoever: {isp: [mobile-a, mobile-b]}", "whoever: {kind: vpn}"),
+            "traffic[7].whoever.kind: 'vpn' is not a kind of subscriber; write one of company, freelancer, "
+            "call-centre, bank, hospital, ngo, household",
+        ),
+    ],
+)
+def test_one_mistake_is_one_message(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    assert changed(tmp_path) == []  # control
+    assert changed(tmp_path, change) == [message]
+
+
+def test_names_in_parts_that_are_wrong_otherwise_are_reported_in_the_same_round(tmp_path: Path) -> None:
+    found = changed(
+        tmp_path,
+        ("duration: 32s\n", ""),
+        (
+            "probe: dns, whoever: {}, to: [fra-dns, domestic-dns], every: 1s",
+            "probe: dns, whoever: {kind: vpn}, to: [fra-dns, fra-dn], every: 500",
+        ),
+        ("who: bank, server: fra-ikev2, from: 14s", "who: bankk, server: fra-ikev, from: 14"),
+        (
+            "at: 22s, revoke: ngo/fra-handshake-l2tp",
+            "at: 22, revoke: [ngos/fra-handshake-l2tp, ngo/fra-handshak-l2tp]",
+        ),
+        ("{group: unregistered}, at-most: 0%", "{group: unregisterd}, at-most: 0"),
+    )
+    assert found == [
+        "'duration' is missing; add 'duration: …'",
+        "tunnels[1].who: 'bankk' is not a subscriber; did you mean 'bank'?",
+        "tunnels[1].server: 'fra-ikev' is not a VPN server; did you mean 'fra-ikev2'?",
+        "tunnels[1].from: '14' has no unit; write '14s' or '14ms'",
+        "traffic[10].whoever.kind: 'vpn' is not a kind of subscriber; write one of company, freelancer, "
+        "call-centre, bank, hospital, ngo, household",
+        "traffic[10].to[1]: 'fra-dn' is not a service; did you mean 'fra-dns'?",
+        "traffic[10].every: '500' has no unit; write '500s' ('8m20s') or '500ms'",
+        "timeline[9].at: '22' has no unit; write '22s' or '22ms'",
+        "timeline[9].revoke[0]: 'ngos' is not a subscriber; did you mean 'ngo'?",
+        "timeline[9].revoke[1]: 'fra-handshak-l2tp' is not a VPN server or handshake service; did you mean "
+        "'fra-handshake-l2tp'?",
+        "expect[6].where.group: 'unregisterd' is not a group of traffic; did you mean 'unregistered'?",
+        "expect[6].at-most: '0' has no unit; write '0%'",
+    ]
+
+
+def test_a_file_of_another_kind_is_one_message() -> None:
+    with pytest.raises(PlanError) as caught:
+        load_plan("topologies/minimal.topology.yaml")
+    assert str(caught.value) == (
+        "topologies/minimal.topology.yaml:1:1: this is a topology file; give a *.scenario.yaml"
+    )
+    with pytest.raises(PlanError) as caught:
+        load_topology_plan("scenarios/minimal-smoke.scenario.yaml", "topologies/minimal.topology.yaml")
+    assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [
+        "this is a scenario file; give a *.topology.yaml",
+        "this is a topology file; give a *.policy.yaml",
     ]

@@ -38,8 +38,9 @@ def test_a_duration_is_read_exactly(text: str, ns: int) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (90, "'90' has no unit; write '90s' or '1m30s'"),
-        ("90", "'90' has no unit; write '90s' or '1m30s'"),
+        (90, "'90' has no unit; write '90s' ('1m30s') or '90ms'"),
+        ("90", "'90' has no unit; write '90s' ('1m30s') or '90ms'"),
+        (500, "'500' has no unit; write '500s' ('8m20s') or '500ms'"),
         (5, "'5' has no unit; write '5s' or '5ms'"),
         (1.5, "'1.5' has no unit; write '1.5s' or '1.5ms'"),
         ("30s1m", "'30s1m' has its units out of order; write the larger unit first, each once: '1m30s'"),

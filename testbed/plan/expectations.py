@@ -9,6 +9,7 @@ from enforcer.units import UnitError, render_duration
 from testbed.plan.figures import FIGURES, OUTCOMES, Figure, parse_bound
 from testbed.plan.people import Resolving
 from testbed.plan.plan import Bulk, Expectation, Stream, SubscriberKind
+from testbed.plan.rest import groups
 from testbed.plan.scenario_file import ExpectationFile
 from testbed.plan.script import Histories
 
@@ -29,12 +30,13 @@ def resolve_expectations(
 ) -> tuple[Expectation, ...]:
     """The expectations that are possible; notes a problem for each of the others."""
     found = []
+    is_sound = resolving.is_sound("registrations", "tunnels", "traffic", "bulk", "timeline")
     for index, file in enumerate(files):
         expectation = _expectation(resolving, file, index, file_name)
-        if expectation is None:
-            continue
         where = _where(resolving, file, streams, bulk)
-        if where is None:
+        if expectation is None or where is None:
+            continue
+        if not is_sound:  # what is wrong there may be why this seems impossible
             continue
         _check_possible(resolving, file, expectation, _Chosen(resolving, where, streams, bulk, histories))
         found.append(replace(expectation, where=where))
@@ -159,7 +161,7 @@ def _where(
         "kind": (list(get_args(SubscriberKind)), "a kind of subscriber"),
         "isp": ([node.name for node in resolving.network.nodes if node.kind == "isp"], "an ISP"),
         "stream": ([stream.name for stream in streams], "a stream"),
-        "group": (sorted({stream.group for stream in streams}), "a group of traffic"),
+        "group": (groups(resolving), "a group of traffic"),
         "protocol": (sorted({stream.protocol for stream in streams}), "a protocol of any traffic here"),
         "server": (list({**resolving.endpoints, **resolving.services}), "a server"),
     }
@@ -167,6 +169,9 @@ def _where(
     for key, (names, what) in known.items():
         wanted = getattr(file.where, key)
         if wanted is None:
+            continue
+        if key in ("stream", "protocol") and not resolving.is_sound("traffic", "tunnels"):
+            where[key] = wanted  # there may be more than those that are right
             continue
         where[key] = resolving.names((*place, key), wanted, names, what)
         if len(where[key]) != len(wanted):

@@ -22,6 +22,11 @@ Kind = Literal["scenario", "topology", "policy"]
 KINDS: tuple[Kind, ...] = ("scenario", "topology", "policy")
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SHIPPED = {
+    "scenario": _ROOT / "scenarios",
+    "topology": _ROOT / "topologies",
+    "policy": _ROOT / "enforcer" / "policies",
+}
 _MODELS = {"scenario": ScenarioFile, "topology": TopologyFile, "policy": PolicyFile}
 
 
@@ -56,6 +61,11 @@ def load_topology_plan(topology: str | Path, policy: str | Path | None = None) -
 
 def check_paths(paths: Iterable[str | Path]) -> list[Problem]:
     """Every problem of the files, and of those below the folders, in order of file and position; [] when all is well."""
+    return check_files(paths)[0]
+
+
+def check_files(paths: Iterable[str | Path]) -> tuple[list[Problem], dict[Kind, int]]:
+    """Like check_paths, and how many files of each kind were read, with those that scenarios name."""
     files = _Files()
     for path in map(Path, paths):
         found = _below(path) if path.is_dir() else [path]
@@ -64,7 +74,8 @@ def check_paths(paths: Iterable[str | Path]) -> list[Problem]:
             files.problems.append(Problem(str(path), 1, 1, "", "there is no file to check in it", fix))
         for file in found:
             files.check(file)
-    return files.all_problems()
+    kinds = [kind_of(path) for path in files.documents]
+    return files.all_problems(), {kind: kinds.count(kind) for kind in KINDS}
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:
@@ -100,6 +111,8 @@ class _Files:
                 self.problems.append(Problem(str(path), 1, 1, "", "its name does not say what it is", fix))
 
     def plan(self, path: Path, seed: int | None, policy: Path | None, topology: Path | None) -> Plan | None:
+        if not self._is_kind(path, "scenario"):
+            return None
         document = self._document(path)
         scenario = validate(document, ScenarioFile)
         if scenario is None:
@@ -120,6 +133,8 @@ class _Files:
 
     def network(self, path: Path) -> Network | None:
         key = path.resolve()
+        if key not in self.networks and not self._is_kind(path, "topology"):
+            self.networks[key] = None
         if key not in self.networks:
             document = self._document(path)
             topology = validate(document, TopologyFile)
@@ -135,6 +150,8 @@ class _Files:
 
     def policy(self, path: Path) -> Policy | None:
         key = path.resolve()
+        if key not in self.policies and not self._is_kind(path, "policy"):
+            self.policies[key] = None
         if key not in self.policies:
             self.policies[key] = check_policy(self._document(path))
         return self.policies[key]
@@ -154,6 +171,14 @@ class _Files:
         if problems:
             raise PlanError(problems)
 
+    def _is_kind(self, path: Path, kind: Kind) -> bool:
+        """Whether the file may be of that kind; notes a problem when its name says that it is of another."""
+        other = kind_of(path)
+        if other in (None, kind):
+            return True
+        self.problems.append(Problem(str(path), 1, 1, "", f"this is a {other} file", f"give a *.{kind}.yaml"))
+        return False
+
     def _document(self, path: Path) -> Document:
         key = path.resolve()
         if key not in self.documents:
@@ -171,11 +196,12 @@ class _Files:
         near = (
             sorted(item.name for item in path.parent.glob(f"*.{kind}.yaml")) if path.parent.is_dir() else []
         )
-        fix = (
-            f"there are {', '.join(near)}"
-            if near
-            else f"write the path of a *.{kind}.yaml file, from this file"
-        )
+        fix = f"there are {', '.join(near)}"
+        if not near:
+            shipped = _SHIPPED[kind]
+            there = os.path.relpath(shipped, Path(document.file).parent)
+            names = ", ".join(sorted(item.name for item in shipped.glob(f"*.{kind}.yaml")))
+            fix = f"write the path of a *.{kind}.yaml file, from this file; those that ship are in {there}: {names}"
         document.add(where, f"there is no file {text!r}", fix)
         return None
 

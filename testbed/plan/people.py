@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import get_args
@@ -44,6 +45,13 @@ class Resolving:
     def add(self, where: Where, what: str, fix: str, at_key: bool = False) -> None:
         self.document.add(where, what, fix, at_key)
 
+    def is_sound(self, *sections: str) -> bool:
+        """Whether no problem has been noted in these parts; what follows from one noted there is not worth a message."""
+        return not any(
+            re.match(rf"(?:{'|'.join(sections)})(?=[.\[]|$)", problem.where)
+            for problem in self.document.problems
+        )
+
     def known(self, where: Where, name: str, known: Iterable[str], what: str) -> bool:
         """Whether the name is known; notes a problem when it is not."""
         names = list(known)
@@ -75,8 +83,9 @@ def select(resolving: Resolving, people: PeopleFile) -> list[Subscriber]:
         if people.is_whole:
             resolving.add(where, "it names nobody", "add 'who: NAME' or 'whoever: {kind: company}'")
         return []
+    before = len(resolving.document.problems)
     found = _select(resolving, people.whoever)
-    if not found:
+    if not found and before == len(resolving.document.problems) and people.whoever.is_whole:
         resolving.add(
             (*where, "whoever"),
             "nobody is like that",

@@ -11,6 +11,7 @@ from testbed.plan.expectations import resolve_expectations
 from testbed.plan.network import Network
 from testbed.plan.people import Resolving
 from testbed.plan.plan import EnforcerPlacement, Plan
+from testbed.plan.rest import check_names_of_the_rest, long_enough
 from testbed.plan.scenario_file import ScenarioFile
 from testbed.plan.script import check_order, resolve_events
 from testbed.plan.traffic import resolve_bulk, resolve_registrations, resolve_streams, resolve_tunnels
@@ -28,11 +29,15 @@ def resolve(
 
     Notes problems in the document; with any, the plan is not to be used.
     """
+    if scenario.duration == 0:
+        document.add(("duration",), "a scenario of no length", "write for example '30s'")
     resolving = Resolving(
-        document, scenario, network, scenario.duration or 0, scenario.seed if seed is None else seed
+        document,
+        scenario,
+        network,
+        scenario.duration or long_enough(scenario),
+        scenario.seed if seed is None else seed,
     )
-    if resolving.duration_ns == 0 and scenario.duration is not None:
-        resolving.add(("duration",), "a scenario of no length", "write for example '30s'")
     _check_start(resolving)
     if scenario.enforcers is not None and scenario.policy is None and policy is None:
         resolving.add(
@@ -48,6 +53,7 @@ def resolve(
     bulk = resolve_bulk(resolving, scenario.bulk)
     events = resolve_events(resolving, scenario.timeline, [placement.node for placement in enforcers])
     histories = check_order(resolving, events, scenario.timeline)
+    check_names_of_the_rest(resolving)
     expectations = resolve_expectations(resolving, scenario.expect or [], streams, bulk, histories, names[1])
     return Plan(
         scenario=names[0],

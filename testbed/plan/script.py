@@ -12,20 +12,10 @@ from enforcer.units import render_duration
 from testbed.faults.kinds import KINDS
 from testbed.plan.people import Resolving, registration
 from testbed.plan.plan import Event
+from testbed.plan.rest import registrations_in_doubt
 from testbed.plan.scenario_file import EventFile, FaultFile, SetLinkFile
+from testbed.plan.script_actions import ACTIONS, PORTAL
 
-PORTAL = (
-    "apply",
-    "verify",
-    "refuse-verify",
-    "approve",
-    "reject",
-    "revoke",
-    "suspend",
-    "renew",
-    "change-address-form",
-)
-ACTIONS = (*PORTAL, "change-address", "connect", "disconnect", "fault", "set-link")
 # file key -> the plan's argument, with its unit in the name
 _CHANGES = {"rate": "rate_bps", "delay": "delay_ns", "jitter": "jitter_ns", "loss": "loss_ratio"}
 
@@ -55,20 +45,15 @@ def resolve_events(resolving: Resolving, files: list[EventFile], enforcers: list
     """The events in order. enforcers: the nodes that have one. Notes every problem."""
     events: list[Event] = []
     names: Counter[str] = Counter()
-    last_ns = 0
-    for file in files:
+    displaced = _displaced([file.at for file in files])
+    for index, file in enumerate(files):
         where = (*file.place, "at")
         if file.at > resolving.duration_ns:
             resolving.add(
                 where, "it lies past the end", f"write at most '{render_duration(resolving.duration_ns)}'"
             )
-        if file.at < last_ns:
-            resolving.add(
-                where,
-                f"it is before the event above ({render_duration(last_ns)})",
-                "put the events in order of time",
-            )
-        last_ns = max(last_ns, file.at)
+        if index in displaced:
+            resolving.add(where, displaced[index], "put the events in order of time")
         line, column = resolving.document.position(file.place)
         for action, args in _actions(resolving, file, enforcers):
             name = f"{action}:{_subject(args)}"
@@ -84,6 +69,8 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
     histories = Histories({name: [(0, item.initial)] for name, item in resolving.registrations.items()})
     verified = {name: item.initial not in (None, "pending") for name, item in resolving.registrations.items()}
     unsure = {name for name, item in resolving.registrations.items() if item.initial == "pending"}
+    doubtful = registrations_in_doubt(resolving)
+    is_ledger_known = resolving.is_sound("registrations")
     moves: Counter[str] = Counter()
     for event in events:
         where = (*place[event.line, event.column], event.action)
@@ -95,6 +82,8 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
         if event.action not in PORTAL:
             continue
         name = event.args["registration"]
+        if name in doubtful or not is_ledger_known:  # what is wrong there may be why it seems wrong here
+            continue
         action = "verify" if event.action == "refuse-verify" else event.action
         action = "change-address" if action == "change-address-form" else action
         state = histories.states[name][-1][1]
@@ -125,6 +114,29 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
     return histories
 
 
+def _displaced(times: list[int]) -> dict[int, str]:
+    """What is wrong with each time that is out of order: as few as can be, so that one moved event is one problem."""
+    longest = [1] * len(times)
+    before = [-1] * len(times)
+    for index, at in enumerate(times):
+        for other in range(index):
+            if times[other] <= at and longest[other] >= longest[index]:
+                longest[index], before[index] = longest[other] + 1, other
+    kept: list[int] = []
+    at = max(range(len(times)), key=lambda index: longest[index], default=-1)
+    while at >= 0:
+        kept.insert(0, at)
+        at = before[at]
+    found = {}
+    for index in sorted(set(range(len(times))) - set(kept)):
+        above = max((times[each] for each in kept if each < index), default=0)
+        below = min((times[each] for each in kept if each > index), default=0)
+        is_early = times[index] < above
+        place, ns = ("before the event above", above) if is_early else ("after the event below", below)
+        found[index] = f"it is {place} ({render_duration(ns)})"
+    return found
+
+
 def _actions(resolving: Resolving, file: EventFile, enforcers: list[str]) -> list[tuple[str, dict[str, Any]]]:
     given = [action for action in ACTIONS if getattr(file, action.replace("-", "_")) is not None]
     if len(given) != 1 and (given or file.is_whole):
@@ -148,7 +160,9 @@ def _actions(resolving: Resolving, file: EventFile, enforcers: list[str]) -> lis
             names = resolving.names(where, value, dynamic, "a subscriber with a dynamic line")
             found += [(action, {"subscriber": name}) for name in names]
         else:
-            names = resolving.names(where, value, resolving.tunnels, "a tunnel")
+            names = [name for name in value if name in resolving.tunnels]
+            if resolving.is_sound("tunnels"):
+                names = resolving.names(where, value, resolving.tunnels, "a tunnel")
             found += [(action, {"tunnel": name}) for name in names]
     return found
 

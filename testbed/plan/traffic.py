@@ -112,7 +112,13 @@ def _tunnel(resolving: Resolving, file: BulkFile, subscriber: Subscriber) -> Tun
     mine = {each.server: each for each in resolving.tunnels.values() if each.subscriber == subscriber.name}
     where = (*file.place, "through")
     assert file.through is not None
-    is_known = resolving.known(where, file.through, mine, f"a server {subscriber.name} has a tunnel to")
+    what = f"a server {subscriber.name} has a tunnel to"
+    if not resolving.is_sound("tunnels") and file.through not in mine:
+        # Whose tunnels there are is not known; whether there is such a server is.
+        known, what = [server.name for server in resolving.network.servers], "a VPN server"
+        resolving.known(where, file.through, known, what)
+        return None
+    is_known = resolving.known(where, file.through, mine, what)
     return mine[file.through] if is_known else None
 
 
@@ -163,7 +169,9 @@ def _streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
 def _tunnel_streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
     tunnels = resolving.tunnels
     if file.to is not None:
-        names = resolving.names((*file.place, "to"), file.to, tunnels, "a tunnel")
+        names = [name for name in file.to if name in tunnels]
+        if resolving.is_sound("tunnels"):
+            names = resolving.names((*file.place, "to"), file.to, tunnels, "a tunnel")
         if file.who or file.whoever:
             resolving.add(
                 file.place, "tunnels are named, so who uses them is known", "leave who and whoever out"
@@ -171,7 +179,7 @@ def _tunnel_streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
     else:
         people = {subscriber.name for subscriber in select(resolving, file)}
         names = [name for name, tunnel in tunnels.items() if tunnel.subscriber in people]
-        if people and not names:
+        if people and not names and resolving.is_sound("tunnels"):
             resolving.add(file.place, "none of them has a tunnel", "add one under tunnels")
     if file.family is not None:
         resolving.add((*file.place, "family"), "the tunnel has its own family", "leave it out", True)

@@ -1,0 +1,16 @@
+"""What a timeline's event can be."""
+
+from __future__ import annotations
+
+PORTAL = (
+    "apply",
+    "verify",
+    "refuse-verify",
+    "approve",
+    "reject",
+    "revoke",
+    "suspend",
+    "renew",
+    "change-address-form",
+)
+ACTIONS = (*PORTAL, "change-address", "connect", "disconnect", "fault", "set-link")
