@@ -291,15 +291,16 @@ class NfqueueDataplane:
         (number,) = struct.unpack_from("!I", found[_HEADER])
         (mark,) = struct.unpack("!I", found.get(_MARK, b"\0\0\0\0"))
         packet = parse(found.get(_PAYLOAD, b""))
+        # Until the kernel has the verdict: one sent after a change of the list would put back the mark that the change cut.
         with self._lock:
             verdict = decide(packet, Flow(mark), self._index, self._policy, time.time_ns(), self._fallback)
-        self._note(packet, verdict)
-        does_pass = verdict.passes or (verdict.action == "police" and self._buckets.take(packet))
-        new_mark = _REJECT if verdict.action == "reject" else verdict.mark
-        accepts = does_pass or verdict.action == "reject"
-        body = attribute(_VERDICT_HEADER, struct.pack("!II", _ACCEPT if accepts else _DROP, number))
-        body += attribute(_MARK, struct.pack("!I", new_mark))
-        self._socket.send(SUBSYSTEM_QUEUE, _VERDICT, 0, socket.AF_UNSPEC, self._queue, body)
+            self._note(packet, verdict)
+            does_pass = verdict.passes or (verdict.action == "police" and self._buckets.take(packet))
+            new_mark = _REJECT if verdict.action == "reject" else verdict.mark
+            accepts = does_pass or verdict.action == "reject"
+            body = attribute(_VERDICT_HEADER, struct.pack("!II", _ACCEPT if accepts else _DROP, number))
+            body += attribute(_MARK, struct.pack("!I", new_mark))
+            self._socket.send(SUBSYSTEM_QUEUE, _VERDICT, 0, socket.AF_UNSPEC, self._queue, body)
 
     def _note(self, packet: Packet, verdict: Verdict) -> None:
         is_stop = verdict.action != "pass"
