@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from testbed import VERSION, command
+from testbed import VERSION, cli_told, command
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -69,7 +69,7 @@ def run(
     scenario: Path, captures: tuple[str, ...], no_report: bool, quiet: bool, as_json: bool, **given: Any
 ) -> None:
     """Play a scenario from its file to its report."""
-    with _mistakes():
+    with _mistakes(as_json):
         from testbed.session import Options, run
         from testbed.session_progress import show
 
@@ -79,8 +79,7 @@ def run(
         finally:
             watcher.close()
     if as_json:
-        told = {"outcome": result.outcome, "run": str(result.run_dir), "reason": result.reason or None}
-        click.echo(json.dumps(told | {"exit_code": result.exit_code}))
+        click.echo(json.dumps(cli_told.result(result)))
     else:
         for line in result.lines or _plain_end(result.outcome, result.reason):
             click.echo(line)
@@ -172,8 +171,11 @@ def report(run_dir: Path, quiet: bool) -> None:
     watcher = show(quiet)
     try:
         with _mistakes():
-            finish_killed(run_dir)
-            lines = score_and_report(run_dir, watcher)
+            try:
+                finish_killed(run_dir)
+                lines = score_and_report(run_dir, watcher)
+            except PermissionError as error:
+                raise Mistake(_not_writable(run_dir, Path(error.filename or run_dir))) from None
     finally:
         watcher.close()
     click.echo("\n".join(lines))
@@ -281,14 +283,26 @@ def graph(topology: Path, policy: Path | None, form: str, output: Path | None) -
 
 
 @contextmanager
-def _mistakes() -> Iterator[None]:
-    """The one place where what a user can cause becomes a message and an exit code."""
+def _mistakes(as_json: bool = False) -> Iterator[None]:
+    """The one place where what a user can cause becomes a message and an exit code; as_json: mistakes as an object."""
+    try:
+        with _messages():
+            yield
+    except Mistake as error:
+        if not as_json or error.exit_code != Mistake.exit_code:
+            raise
+        click.echo(json.dumps(cli_told.mistake(error.message, error.__cause__)))
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
     from enforcer.yamlfile import FileError
 
     try:
         yield
     except FileError as error:
-        raise Mistake(str(error)) from None
+        raise Mistake(str(error)) from error
     except ValueError as error:
         raise Mistake(str(error)) from None
     except KeyboardInterrupt:
@@ -313,6 +327,18 @@ def _known(error: Exception) -> None:
     interactive = modules.get("testbed.lab.interactive")
     if interactive is not None and isinstance(error, interactive.InteractiveError):
         raise Impossible("\n  ".join([str(error), *error.details])) from None  # type: ignore[attr-defined]
+
+
+def _not_writable(run_dir: Path, path: Path) -> str:
+    """Whose a run folder is, and what somebody else can do."""
+    try:
+        owner = path.owner() if path.exists() else run_dir.owner()
+    except KeyError:
+        owner = f"user {run_dir.stat().st_uid}"
+    return (
+        f"{path}: cannot be written by you: it belongs to {owner}; call this as {owner}, or copy the folder and name the copy: "
+        f"cp -r {run_dir} /tmp/run && {command()} report /tmp/run"
+    )
 
 
 def _plain_end(outcome: str, reason: str) -> list[str]:

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from testbed import session_folder
+from testbed import cli_told, session_folder
 from testbed.cli import main
 from testbed.plan.load import load_plan
-from testbed.session import _outcome, finish_killed
+from testbed.report.finding import finding
+from testbed.session import RunResult, _outcome, finish_killed, score_and_report
 from testbed.session_speed import faster
+from tests.synthetic_run import write_synthetic_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIO = ROOT / "scenarios" / "registration.scenario.yaml"
@@ -95,6 +97,67 @@ def test_a_results_folder_that_cannot_be_written_is_named_before_anything_starts
 
     assert result.exit_code == 2
     assert f"--results {occupied / 'below'}: Not a directory; name a folder you may write to" in result.output
+
+
+def test_a_mistake_in_a_file_is_a_json_object_where_json_is_wanted(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.scenario.yaml"
+    wrong.write_text("title: [\n")
+
+    result = allowlab("run", wrong, "--json")
+
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert (told["outcome"], told["exit_code"], told["run"], told["report"]) == ("mistake", 2, None, None)
+    assert [(each["file"], each["line"]) for each in told["problems"]] == [(str(wrong), 2)]
+    assert told["reason"] == allowlab("check", wrong).output.rstrip("\n")
+
+
+def test_the_json_of_a_run_has_headline_report_and_each_verdict(tmp_path: Path) -> None:
+    write_synthetic_run(tmp_path)
+    score_and_report(tmp_path)
+
+    told = cli_told.result(RunResult("failed", tmp_path, 1))
+
+    assert told["report"] == str(tmp_path / "report.html") and told["run"] == str(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert told["headline"] == finding(summary) != ""
+    assert [each["verdict"] for each in told["expectations"]] == [
+        each["verdict"] for each in summary["expectations"]
+    ]
+    assert told["expectations"] and {"name", "bound", "seen", "reason"} <= told["expectations"][0].keys()
+
+
+def test_the_json_of_a_run_without_a_report_says_so(tmp_path: Path) -> None:
+    told = cli_told.result(RunResult("broken", tmp_path, 3, "no room"))
+
+    assert told == {
+        "outcome": "broken",
+        "exit_code": 3,
+        "reason": "no room",
+        "run": str(tmp_path),
+        "report": None,
+        "headline": None,
+        "expectations": [],
+    }
+
+
+def test_a_run_folder_of_somebody_else_says_whose_it_is_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "summary.json"))
+
+    monkeypatch.setattr("testbed.session.score_and_report", refuse)
+    result = allowlab("report", tmp_path, "--quiet")
+
+    owner = tmp_path.owner()
+    assert result.exit_code == 2
+    assert result.output == (
+        f"{tmp_path / 'summary.json'}: cannot be written by you: it belongs to {owner}; call this as {owner}, or copy "
+        f"the folder and name the copy: cp -r {tmp_path} /tmp/run && ./allowlab report /tmp/run\n"
+    )
 
 
 def test_schemas_are_json_schemas_of_each_kind() -> None:
