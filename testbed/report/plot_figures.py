@@ -7,22 +7,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from testbed.report.plot_timeline import fault_spans
+from testbed.report.plot_timeline import fault_spans, probes_words
 from testbed.report.story import Story
 from testbed.report.style import (
     BLOCKED,
-    CLASS_LOOKS,
-    ENFORCER_OFF,
-    ENFORCER_ON,
     FAINT,
     OUTCOME_LOOKS,
     PASSED,
+    class_look,
     drawing,
     svg,
+    swatch,
 )
+from testbed.report.words import number
 
 _MOST_POINTS = 400
 _MOST_LINES = 60
@@ -46,29 +45,33 @@ def plot_round_trips(story: Story) -> str | None:
     protocols = {stream.name: stream.protocol for stream in story.plan.streams}
     samples: dict[str, list[float]] = defaultdict(list)
     totals: dict[str, int] = defaultdict(int)
+    flows: dict[str, set[str]] = defaultdict(set)
     for probe in story.records.probes:
         protocol = protocols.get(probe.flow.rpartition("#")[0])
         if protocol is None:
             continue
         totals[protocol] += 1
+        flows[protocol].add(probe.flow)
         if probe.rtt_ns is not None:
             samples[protocol].append(probe.rtt_ns / 1e6)
     if not totals:
         return None
-    with drawing(7.2, 3.6) as figure:
+    with drawing(8.4, 4.4) as figure:
         axes = figure.subplots()
-        for number, protocol in enumerate(sorted(totals)):
-            colour, style = CLASS_LOOKS[number % len(CLASS_LOOKS)]
+        for position, protocol in enumerate(sorted(totals)):
+            colour, style = class_look(position)
             values = np.sort(np.array(samples[protocol]))
-            label = f"{protocol} (n = {totals[protocol]}, {totals[protocol] - len(values)} without)"
+            without = totals[protocol] - len(values)
+            label = f"{protocol} ({probes_words(totals[protocol], len(flows[protocol]))}"
+            label += f",\n{number(without)} without an answer)" if without else ")"
             if not len(values):
                 axes.plot([], [], style, color=colour, label=label)
                 continue
             shares = np.arange(1, len(values) + 1) / totals[protocol] * 100
             kept = np.unique(np.linspace(0, len(values) - 1, min(_MOST_POINTS, len(values))).astype(int))
-            axes.step(values[kept], shares[kept], style, where="post", color=colour, lw=1.4, label=label)
-            if len(values) < totals[protocol]:
-                axes.plot(values[-1], shares[-1], "x", color=BLOCKED, ms=6, mew=1.5)
+            axes.step(values[kept], shares[kept], style, where="post", color=colour, lw=1.7, label=label)
+            if without:
+                axes.plot(values[-1], shares[-1], "x", color=colour, ms=7, mew=1.8)
         everything = [value for values in samples.values() for value in values]
         if everything and max(everything) > 8 * min(everything):
             axes.set_xscale("log")
@@ -77,9 +80,9 @@ def plot_round_trips(story: Story) -> str | None:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(0, 102)
         axes.set_xlabel("round trip from the scheduled time (ms)")
-        axes.set_ylabel("probes answered within it (%)")
-        axes.set_title("Round trips; × where the rest got no answer")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_ylabel("answered within it (%)")
+        axes.set_title("Round trips; × in a line's colour: the rest of it got no answer, stopped or lost")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
         return svg(figure, story.caption, "Distribution of round-trip times by protocol, losses included")
 
 
@@ -89,9 +92,10 @@ def plot_goodput(story: Story) -> str | None:
     if not phases:
         return None
     starts = {bulk.name: bulk.start_ns for bulk in story.plan.bulk}
+    spans: list[float] = []
     most_bps = max(float(row["goodput_bps"]) for phase in phases for row in _rows(phase))
     has_enforcer = story.summary["has_enforcer"]
-    with drawing(7.2, 3.0) as figure:
+    with drawing(8.4, 3.4) as figure:
         axes = figure.subplots()
         for label, from_s, until_s in fault_spans(story):
             axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0)
@@ -102,26 +106,29 @@ def plot_goodput(story: Story) -> str | None:
                 transform=axes.get_xaxis_transform(),
                 ha="center",
                 va="bottom",
-                fontsize=7,
+                fontsize=7.5,
                 color=FAINT,
+                clip_on=True,
             )
-        for number, phase in enumerate(phases):
+        for position, phase in enumerate(phases):
             start_s = int(starts.get(phase["name"]) or phase["t_ns"]) / 1e9
             rows = _rows(phase)
             at_s = [start_s + (int(row["start_ns"]) + int(row["duration_ns"]) / 2) / 1e9 for row in rows]
-            colour, style = (ENFORCER_ON, "-") if has_enforcer else (ENFORCER_OFF, "--")
+            spans += [start_s, *at_s, start_s + int(phase.get("duration_ns") or 0) / 1e9]
+            colour, style = class_look(position)
             values = [float(row["goodput_bps"]) / 1e6 for row in rows]
             axes.plot(
                 at_s,
                 values,
                 color=colour,
                 ls=style,
-                marker="os^Dv"[number % 5],
-                ms=3,
-                lw=1.2,
+                marker="os^Dv"[position % 5],
+                ms=4,
+                lw=1.5,
                 label=_phase_label(phase),
             )
-        axes.set_xlim(0, story.plan.duration_ns / 1e9)
+        room_s = max(0.5, (max(spans) - min(spans)) * 0.05)
+        axes.set_xlim(min(spans) - room_s, max(spans) + room_s)
         axes.set_ylim(0, most_bps / 1e6 * 1.15 + 1e-9)
         axes.set_xlabel("time from the start of the scenario (s)")
         axes.set_ylabel("goodput (Mbit/s)")
@@ -171,6 +178,7 @@ def plot_people(story: Story) -> str | None:
                         edgecolor=look.edge,
                         hatch=look.hatch,
                         linewidth=0.3,
+                        zorder=2,
                     )
         for _, from_s, until_s in fault_spans(story):
             axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.08, lw=0)
@@ -182,17 +190,8 @@ def plot_people(story: Story) -> str | None:
         more = f"; {len(lanes) - len(shown)} more lanes in summary.json" if len(lanes) > len(shown) else ""
         axes.set_title(f"Each line over time; of several attempts the worst is shown{more}", pad=40)
         used = {name for _, spans in shown for name, _, _ in spans}
-        handles = [
-            Patch(
-                facecolor=look.face,
-                edgecolor=look.edge if look.edge != "white" else look.face,
-                hatch=look.hatch,
-                label=look.label,
-            )
-            for name, look in OUTCOME_LOOKS.items()
-            if name in used
-        ]
-        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4)
+        handles = [swatch(name) for name in OUTCOME_LOOKS if name in used]
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, handlelength=2.4)
         return svg(
             figure, story.caption, "One lane for each line of people, coloured by what became of its attempts"
         )
@@ -240,7 +239,7 @@ def _group_panel(axes: Axes, title: str, table: dict[str, Any]) -> None:
         axes.plot([low, high], [row, row], "|", color=colour, ms=7)
         axes.plot([value], [row], "s" if each["k"] else "o", color=colour, ms=5)
         axes.annotate(
-            f"{each['k']} of {each['n']}",
+            f"{number(each['k'])} of {number(each['n'])}",
             (high, row),
             xytext=(7, 0),
             textcoords="offset points",

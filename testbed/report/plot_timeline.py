@@ -8,23 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from testbed.report.story import Story
 from testbed.report.style import (
     BLOCKED,
-    CLASS_LOOKS,
     DEGRADED,
     ENFORCER_ON,
     FAINT,
     OUTCOME_LOOKS,
     PASSED,
     TEXT,
+    class_look,
     drawing,
     svg,
+    swatch,
 )
+from testbed.report.words import number, plural
 
 _MOST_BINS = 150
 _MOST_MARKS = 24
+_LOG_FROM = 5
 _LEDGER_MARKS = {
     "pending": ("o", FAINT),
     "active": ("^", PASSED),
@@ -99,11 +103,16 @@ def event_marks(story: Story) -> list[Mark]:
     return marks
 
 
+def probes_words(count: int, attempts: int) -> str:
+    """What n counts: attempts, or packets where an attempt (a call) has many."""
+    return f"n = {plural(count, 'packet')}" if count > attempts else f"n = {plural(count, 'attempt')}"
+
+
 def _outcomes(axes: Axes, story: Story) -> None:
     table = story.summary["over_time"]
     step = max(1, -(-len(table["outcomes"]["passed"]) // _MOST_BINS))
     width_s = table["bin_ns"] / 1e9 * step
-    base = None
+    base, handles = None, []
     for outcome, look in OUTCOME_LOOKS.items():
         counts = np.array(table["outcomes"][outcome], dtype=float)
         if not counts.sum():
@@ -120,15 +129,23 @@ def _outcomes(axes: Axes, story: Story) -> None:
             edgecolor=look.edge,
             hatch=look.hatch,
             linewidth=0,
-            label=f"{look.label} (n = {int(sum(table['outcomes'][outcome]))})",
         )
         base = base + counts
+        handles.append(swatch(outcome, f"{look.label} (n = {number(sum(table['outcomes'][outcome]))})"))
+    if base is not None:
+        axes.set_ylim(0, float(base.max()) * 1.12)
     axes.set_ylabel("attempts per second")
     axes.set_title("What became of the attempts")
-    looks = len(axes.get_legend_handles_labels()[0])
-    if looks:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.6)
-        axes.set_title(axes.get_title(loc="left"), pad=40 if looks > 3 else 26)
+    if handles:
+        axes.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=3,
+            borderaxespad=0.2,
+            handlelength=1.8,
+        )
+        axes.set_title(axes.get_title(loc="left"), pad=40 if len(handles) > 3 else 26)
 
 
 def _round_trips(axes: Axes, story: Story) -> None:
@@ -136,22 +153,26 @@ def _round_trips(axes: Axes, story: Story) -> None:
     bin_s = max(1.0, story.plan.duration_ns / 1e9 / _MOST_BINS)
     samples: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     lost: dict[str, list[float]] = defaultdict(list)
+    flows: dict[str, set[str]] = defaultdict(set)
     for probe in story.records.probes:
         group = groups.get(probe.flow.rpartition("#")[0])
         if group is None:
             continue
         at_s = probe.scheduled_ns / 1e9
+        flows[group].add(probe.flow)
         if probe.rtt_ns is None:
             lost[group].append(at_s)
         else:
             samples[group][int(at_s // bin_s)].append(probe.rtt_ns / 1e6)
     end = int(story.plan.duration_ns / 1e9 // bin_s) + 1
-    for number, group in enumerate(sorted({*samples, *lost}, reverse=True)):
-        colour, style = CLASS_LOOKS[number]
+    names = sorted({*samples, *lost}, reverse=True)
+    for position, group in enumerate(names):
+        colour, style = class_look(position)
         values = [samples[group].get(at, [np.nan]) for at in range(end)]
         at_s = (np.arange(end) + 0.5) * bin_s
         low, median, high = (np.array([np.percentile(each, q) for each in values]) for q in (5, 50, 95))
-        count = sum(len(each) for each in samples[group].values())
+        count = sum(len(each) for each in samples[group].values()) + len(lost[group])
+        counted = probes_words(count, len(flows[group]))
         axes.fill_between(at_s, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
             at_s,
@@ -159,23 +180,39 @@ def _round_trips(axes: Axes, story: Story) -> None:
             style,
             color=colour,
             lw=1.4,
-            label=f"{group}: median, middle 90 % (n = {count}, {len(lost[group])} without an answer)",
+            label=f"{group}: median, middle 90 % ({counted}, {number(len(lost[group]))} without an answer)",
         )
     axes.set_title("Round trips from the scheduled time, and what got no answer")
     axes.set_ylabel("round trip (ms)")
-    axes.set_ylim(bottom=0)
-    top = axes.get_ylim()[1]
-    axes.set_ylim(0, top * 1.25)
-    for number, group in enumerate(sorted(lost, reverse=True)):
+    _scale_round_trips(
+        axes, [each for bins in samples.values() for values in bins.values() for each in values]
+    )
+    for position, group in enumerate(name for name in names if lost[name]):
+        row = 0.95 - 0.1 * position
         bins = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
-        axes.plot(bins, np.full(len(bins), top * (1.17 - 0.1 * number)), "x", color=BLOCKED, ms=3.5, mew=0.9)
+        axes.plot(
+            bins, np.full(len(bins), row), "x", color=BLOCKED, ms=3.5, mew=0.9, transform=axes.get_xaxis_transform()
+        )  # fmt: skip
         axes.annotate(
-            f"no answer: {group}", (1.0, top * (1.17 - 0.1 * number)), xycoords=("axes fraction", "data"),
+            f"no answer: {group}", (1.0, row), xycoords="axes fraction",
             xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=BLOCKED, annotation_clip=False,
         )  # fmt: skip
     if samples or lost:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
         axes.set_title(axes.get_title(loc="left"), pad=26)
+
+
+def _scale_round_trips(axes: Axes, values_ms: list[float]) -> None:
+    """Room at the top for what got no answer; a log axis where some took many times as long as others."""
+    low, high = min(values_ms, default=1.0), max(values_ms, default=1.0)
+    if low > 0 and high > _LOG_FROM * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low * 0.8, high * (high / low) ** 0.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(0, high * 1.35)
 
 
 def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]) -> None:

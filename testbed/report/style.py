@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 # Okabe and Ito 2008, "Color Universal Design". The first five have a fixed meaning in every plot.
 ENFORCER_ON, ENFORCER_OFF = "#0072B2", "#7F7F7F"
@@ -38,17 +39,10 @@ OUTCOME_LOOKS = {
     "straddles_change": Look("#BBBBBB", "white", "", "under way during a change"),
     "harness_error": Look("white", "#888888", "", "not told (test-bed error)"),
 }
-# Classes of traffic in one plot: colours without another meaning, and a line style each.
-CLASS_LOOKS = (
-    (BLACK, "-"),
-    (PURPLE, "-"),
-    (SKY, "-"),
-    (FAINT, "--"),
-    (PURPLE, "--"),
-    (BLACK, ":"),
-    (SKY, "-."),
-    (FAINT, "-."),
-)
+# Classes of traffic in one plot: colours without another meaning, each line with a dash of its own too. Six colours and four
+# dashes taken in turn: neighbours differ in both, and the pairs repeat after twelve only.
+_CLASS_COLOURS = (BLACK, PURPLE, SKY, "#8C510A", "#5E3C99", FAINT)
+_CLASS_DASHES = ("-", "--", "-.", ":")
 
 _SETTINGS: Any = {  # Any: pyright knows the names of rcParams as literals only
     "svg.hashsalt": "allowlab",  # ids inside the SVG would be random otherwise
@@ -77,6 +71,20 @@ _SETTINGS: Any = {  # Any: pyright knows the names of rcParams as literals only
     "figure.facecolor": "white",
     "path.simplify": True,
 }
+
+
+def class_look(number: int) -> tuple[str, str]:
+    """(colour, dash) of the line with this number in a plot; the first twelve are all different."""
+    colours, dashes = len(_CLASS_COLOURS), len(_CLASS_DASHES)
+    return _CLASS_COLOURS[number % colours], _CLASS_DASHES[(number + number // 12) % dashes]
+
+
+def swatch(outcome: str, label: str = "") -> Patch:
+    """The legend's picture of an outcome: the very face, pattern and edge of its bars."""
+    look = OUTCOME_LOOKS[outcome]
+    return Patch(
+        facecolor=look.face, edgecolor=look.edge, hatch=look.hatch, linewidth=0.8, label=label or look.label
+    )
 
 
 @contextmanager
