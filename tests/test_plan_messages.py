@@ -152,6 +152,13 @@ def changed(folder: Path, *changes: tuple[str, str]) -> list[str]:
             ("at: 10s, approve", "at: 5s, approve"),
             "timeline[6].at: it is before the event above (8s); put the events in order of time",
         ),
+        (("\ntraffic:", "\ntraffc:"), "traffc: 'traffc' is not a key here; did you mean 'traffic'?"),
+        (("\ntunnels:", "\ntunels:"), "tunels: 'tunels' is not a key here; did you mean 'tunnels'?"),
+        (("\ntimeline:", "\ntimelin:"), "timelin: 'timelin' is not a key here; did you mean 'timeline'?"),
+        (
+            ("apply: [softhouse/fra", "apply: [softhous/fra"),
+            "timeline[0].apply[0]: 'softhous' is not a subscriber; did you mean 'softhouse'?",
+        ),
         (("at: 2s, apply", "at: 2, apply"), "timeline[0].at: '2' has no unit; write '2s' or '2ms'"),
         (
             ("who: softhouse, server", "who: softhous, server"),

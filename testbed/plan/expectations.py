@@ -170,7 +170,8 @@ def _where(
         wanted = getattr(file.where, key)
         if wanted is None:
             continue
-        if key in ("stream", "protocol") and not resolving.is_sound("traffic", "tunnels"):
+        is_misspelled = key == "group" and not names and not resolving.is_sound("traffic")
+        if is_misspelled or (key in ("stream", "protocol") and not resolving.is_sound("traffic", "tunnels")):
             where[key] = wanted  # there may be more than those that are right
             continue
         where[key] = resolving.names((*place, key), wanted, names, what)

@@ -47,10 +47,13 @@ class Resolving:
 
     def is_sound(self, *sections: str) -> bool:
         """Whether no problem has been noted in these parts; what follows from one noted there is not worth a message."""
-        return not any(
-            re.match(rf"(?:{'|'.join(sections)})(?=[.\[]|$)", problem.where)
-            for problem in self.document.problems
-        )
+        problems, data = self.document.problems, self.document.data
+        if any(section not in data for section in sections) and any(
+            problem.where in data and problem.what.endswith("is not a key here") for problem in problems
+        ):
+            return False  # that key may be the part that is missing, misspelled
+        names = "|".join(map(re.escape, sections))
+        return not any(re.match(rf"(?:{names})(?=[.\[]|$)", problem.where) for problem in problems)
 
     def known(self, where: Where, name: str, known: Iterable[str], what: str) -> bool:
         """Whether the name is known; notes a problem when it is not."""

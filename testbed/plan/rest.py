@@ -42,14 +42,31 @@ def groups(resolving: Resolving) -> list[str]:
 
 
 def registrations_in_doubt(resolving: Resolving) -> set[str]:
-    """Registrations whose history is not known because an event about them is wrong."""
-    return {
-        name
+    """Registrations whose history is not known because an event about them, or about one with a misspelled name, is wrong."""
+    wrong = {f"timeline[{_number(problem.where)}]" for problem in resolving.document.problems}
+    said = [
+        name.partition("/")[::2]
         for where, item in _raw(resolving, "timeline")
-        if not resolving.is_sound(rf"timeline\[{where[1]}\]")
+        if f"timeline[{where[1]}]" in wrong
         for action in PORTAL
         for _, name in _words((*where, action), item.get(action))
+    ]
+    return {
+        name
+        for name, known in resolving.registrations.items()
+        for subscriber, server in said
+        if known.subscriber in (subscriber, *_if_unknown(subscriber, resolving.subscribers, known.subscriber))
+        and known.server in (server, *_if_unknown(server, resolving.endpoints, known.server))
     }
+
+
+def _number(where: str) -> str:
+    return where.removeprefix("timeline[").partition("]")[0] if where.startswith("timeline[") else ""
+
+
+def _if_unknown(name: str, known: Iterable[str], meant: str) -> tuple[str, ...]:
+    """Whom a name that nobody has may mean: anybody."""
+    return () if name in known else (meant,)
 
 
 def _raw(resolving: Resolving, section: str) -> Iterator[tuple[Where, dict[str, Any]]]:
