@@ -16,7 +16,7 @@ from testbed.report.markdown import markdown
 from testbed.report.plot_figures import plot_goodput, plot_groups, plot_people, plot_round_trips
 from testbed.report.plot_timeline import plot_timeline
 from testbed.report.story import Story, read_story
-from testbed.report.words import OUTCOME_WORDS
+from testbed.report.words import OUTCOME_HEADS, OUTCOME_WORDS
 
 PLOTS: dict[str, Callable[[Story], str | None]] = {
     "timeline": plot_timeline,
@@ -70,15 +70,15 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "expected": tables.expected(story.summary),
         "marks": tables.VERDICT_MARKS,
         "words": OUTCOME_WORDS,
+        "heads": [(OUTCOME_HEADS[outcome], word) for outcome, word in OUTCOME_WORDS.items()],
         "hurt": rows,
         "hurt_more": more,
         "groups": tables.groups(story.summary),
         "round_trips": tables.round_trips(story.summary),
         "waits": tables.waits(story.summary),
         "machine": facts.machine(story),
-        "versions": facts.versions(story),
         "calibration": calibration,
-        "misses": sum(1 for row in calibration if not row["is_within"]),
+        "misses": sum(1 for row in calibration if not row.is_within),
         "plots": {name: svg or "" for name, svg in plots.items()},
         # Not the whole path: it would differ on another machine, and say more than the reader needs.
         "run_dir": f"results/{story.plan.scenario}/{story.run_id}",

@@ -21,7 +21,7 @@ from testbed.report.style import (
     svg,
     swatch,
 )
-from testbed.report.words import number
+from testbed.report.words import number, plural, rate
 
 _MOST_POINTS = 400
 _MOST_LINES = 60
@@ -95,17 +95,17 @@ def plot_goodput(story: Story) -> str | None:
     spans: list[float] = []
     most_bps = max(float(row["goodput_bps"]) for phase in phases for row in _rows(phase))
     has_enforcer = story.summary["has_enforcer"]
-    with drawing(8.4, 3.4) as figure:
+    with drawing(8.4, 3.2 + 0.2 * len(phases)) as figure:
         axes = figure.subplots()
         for label, from_s, until_s in fault_spans(story):
-            axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0)
+            axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0, zorder=0.4)
             axes.text(
                 (from_s + until_s) / 2,
-                1.0,
+                0.98,
                 label,
                 transform=axes.get_xaxis_transform(),
                 ha="center",
-                va="bottom",
+                va="top",
                 fontsize=7.5,
                 color=FAINT,
                 clip_on=True,
@@ -132,8 +132,8 @@ def plot_goodput(story: Story) -> str | None:
         axes.set_ylim(0, most_bps / 1e6 * 1.15 + 1e-9)
         axes.set_xlabel("time from the start of the scenario (s)")
         axes.set_ylabel("goodput (Mbit/s)")
-        axes.set_title(f"Goodput, enforcer {'on' if has_enforcer else 'off'}", pad=16)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_title(f"Goodput, enforcer {'on' if has_enforcer else 'off'}", pad=12 + 14 * len(phases))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), handlelength=3.2, borderaxespad=0.2)
         return svg(figure, story.caption, "Goodput of each bulk phase over time")
 
 
@@ -181,7 +181,7 @@ def plot_people(story: Story) -> str | None:
                         zorder=2,
                     )
         for _, from_s, until_s in fault_spans(story):
-            axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.08, lw=0)
+            axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0, zorder=0.4)
         axes.set_yticks(range(len(shown)), [label for label, _ in shown], fontsize=8)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, story.plan.duration_ns / 1e9)
@@ -267,4 +267,4 @@ def _phase_label(phase: dict[str, Any]) -> str:
     through = f" through {phase['via']}" if phase.get("via") else ""
     count = len(phase.get("intervals") or [])
     failed = f", {phase['failure']}" if phase.get("failure") else ""
-    return f"{phase['name']}: {phase.get('subscriber', '')}{through}\n{phase['goodput_bps'] / 1e6:.2f} Mbit/s, n = {count}{failed}"
+    return f"{phase['name']}: {phase.get('subscriber', '')}{through}, {rate(phase['goodput_bps'])} ({plural(count, 'interval')}{failed})"

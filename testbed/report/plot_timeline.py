@@ -52,8 +52,8 @@ def plot_timeline(story: Story) -> str:
     """SVG. Stacked attempts by outcome; median round trip with its middle 90 % by kind of traffic; lanes of events."""
     faults, marks = fault_spans(story), event_marks(story)
     lanes = len(faults) + (1 if marks else 0)
-    with drawing(10.5, 5.6 + 0.28 * lanes + 0.16 * len(marks)) as figure:
-        ratios = [2.3, 1.9, max(0.35, 0.22 * len(faults) + 0.17 * len(marks) + 0.25)]
+    with drawing(10.5, 6.2 + 0.28 * lanes + 0.16 * len(marks)) as figure:
+        ratios = [2.2, 2.2, max(0.35, 0.22 * len(faults) + 0.17 * len(marks) + 0.25)]
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
         _outcomes(top, story)
         _round_trips(middle, story)
@@ -104,8 +104,9 @@ def event_marks(story: Story) -> list[Mark]:
 
 
 def probes_words(count: int, attempts: int) -> str:
-    """What n counts: attempts, or packets where an attempt (a call) has many."""
-    return f"n = {plural(count, 'packet')}" if count > attempts else f"n = {plural(count, 'attempt')}"
+    """What n counts: attempts, and packets beside them where an attempt (a call) has many."""
+    packets = f", {plural(count, 'packet')}" if count > attempts else ""
+    return f"n = {plural(attempts, 'attempt')}{packets}"
 
 
 def _outcomes(axes: Axes, story: Story) -> None:
@@ -119,16 +120,17 @@ def _outcomes(axes: Axes, story: Story) -> None:
             continue
         counts = np.add.reduceat(counts, np.arange(0, len(counts), step)) / width_s
         base = np.zeros(len(counts)) if base is None else base
+        some = counts > 0  # a bar of no height would still draw its edge
         axes.bar(
-            np.arange(len(counts)) * width_s,
-            counts,
+            np.arange(len(counts))[some] * width_s,
+            counts[some],
             width_s,
-            base,
+            base[some],
             align="edge",
             color=look.face,
             edgecolor=look.edge,
             hatch=look.hatch,
-            linewidth=0,
+            linewidth=0.5 if look.face == "white" else 0,
         )
         base = base + counts
         handles.append(swatch(outcome, f"{look.label} (n = {number(sum(table['outcomes'][outcome]))})"))
@@ -166,6 +168,7 @@ def _round_trips(axes: Axes, story: Story) -> None:
             samples[group][int(at_s // bin_s)].append(probe.rtt_ns / 1e6)
     end = int(story.plan.duration_ns / 1e9 // bin_s) + 1
     names = sorted({*samples, *lost}, reverse=True)
+    band: list[float] = []
     for position, group in enumerate(names):
         colour, style = class_look(position)
         values = [samples[group].get(at, [np.nan]) for at in range(end)]
@@ -173,6 +176,7 @@ def _round_trips(axes: Axes, story: Story) -> None:
         low, median, high = (np.array([np.percentile(each, q) for each in values]) for q in (5, 50, 95))
         count = sum(len(each) for each in samples[group].values()) + len(lost[group])
         counted = probes_words(count, len(flows[group]))
+        band += [*low[~np.isnan(low)], *high[~np.isnan(high)]]
         axes.fill_between(at_s, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
             at_s,
@@ -180,13 +184,11 @@ def _round_trips(axes: Axes, story: Story) -> None:
             style,
             color=colour,
             lw=1.4,
-            label=f"{group}: median, middle 90 % ({counted}, {number(len(lost[group]))} without an answer)",
+            label=f"{group} ({counted}, {number(len(lost[group]))} without an answer)",
         )
-    axes.set_title("Round trips from the scheduled time, and what got no answer")
+    axes.set_title("Round trips from the scheduled time: median and middle 90 %, and what got no answer")
     axes.set_ylabel("round trip (ms)")
-    _scale_round_trips(
-        axes, [each for bins in samples.values() for values in bins.values() for each in values]
-    )
+    _scale_round_trips(axes, band)
     for position, group in enumerate(name for name in names if lost[name]):
         row = 0.95 - 0.1 * position
         bins = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
@@ -207,7 +209,7 @@ def _scale_round_trips(axes: Axes, values_ms: list[float]) -> None:
     low, high = min(values_ms, default=1.0), max(values_ms, default=1.0)
     if low > 0 and high > _LOG_FROM * low:
         axes.set_yscale("log")
-        axes.set_ylim(low * 0.8, high * (high / low) ** 0.3)
+        axes.set_ylim(low * 0.8, high * (high / low) ** 0.25)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -259,7 +261,7 @@ def _beside(axes: Axes, label: str, from_s: float, until_s: float, row: float) -
 
 def _shade(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]) -> None:
     for _, from_s, until_s in faults:
-        axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.08, lw=0)
+        axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0, zorder=0.4)
     for mark in marks:
         axes.axvline(mark.at_s, color=FAINT, lw=0.7, ls=":")
 

@@ -122,10 +122,13 @@ def round_trips(summary: dict[str, Any]) -> list[dict[str, str]]:
     """A row a protocol: n, lost, p50, p95, p99 with their intervals, or why there is none."""
     rows = []
     for protocol, table in summary["rtt"].items():
-        row = {"protocol": protocol, "n": number(table["n"]), "lost": number(table["lost"])}
+        # An attempt is one probe, but for a call, which is many packets.
+        counted = plural(table["n"], "packet" if table["n"] > table["attempts"] else "attempt")
+        row = {"protocol": protocol, "n": counted, "lost": number(table["lost"])}
         for word in ("p50", "p95", "p99"):
             each = table[word]
-            row[word] = each["reason"] if each["ns"] is None else f"{from_ns(each['ns'])} ({_span(each)})"
+            none = f"– ({each['reason'].partition(', so ')[0]})"
+            row[word] = none if each["ns"] is None else f"{from_ns(each['ns'])} ({_span(each)})"
         rows.append(row)
     return rows
 

@@ -13,6 +13,16 @@ OUTCOME_WORDS = {
     "straddles_change": "under way during a change",
     "harness_error": "not told (test-bed error)",
 }
+# The same where there is no room, as heads of columns.
+OUTCOME_HEADS = {
+    "passed": "passed",
+    "false_block": "blocked wrongly",
+    "false_pass": "passed wrongly",
+    "policy_block": "by policy",
+    "infra_down": "lost",
+    "straddles_change": "changing",
+    "harness_error": "not told",
+}
 CAUSE_WORDS = {
     "policy": "the policy as written excludes them",
     "propagation": "the enforcer's copy of the allowlist was old",

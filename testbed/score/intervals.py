@@ -67,7 +67,9 @@ def percentile(
     )
     lost = sum(1 for sample in samples if sample is None)
     if math.isinf(value):
-        return Percentile(None, interval, n, f"{lost} of {n} were lost, so p{quantile * 100:g} is not finite")
+        return Percentile(
+            None, interval, n, f"{lost} of {n} had no answer, so p{quantile * 100:g} is not finite"
+        )
     return Percentile(value, interval, n)
 
 

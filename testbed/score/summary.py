@@ -185,13 +185,16 @@ def _rtt(plan: Plan, records: Records) -> dict[str, Any]:
     """Round trips of single probes by protocol; a lost one counts as later than any other."""
     protocols = {stream.name: stream.protocol for stream in plan.streams}
     samples: dict[str, list[float | None]] = defaultdict(list)
+    flows: dict[str, set[str]] = defaultdict(set)
     for probe in records.probes:
         protocol = protocols.get(probe.flow.rpartition("#")[0])
         if protocol is not None:
             samples[protocol].append(probe.rtt_ns)
+            flows[protocol].add(probe.flow)
     table = {}
     for protocol, values in sorted(samples.items()):
-        row: dict[str, Any] = {"n": len(values), "lost": sum(1 for value in values if value is None)}
+        lost = sum(1 for value in values if value is None)
+        row: dict[str, Any] = {"n": len(values), "attempts": len(flows[protocol]), "lost": lost}
         for word, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
             found = percentile(values, quantile)
             row[word] = {
