@@ -12,6 +12,7 @@ import pytest
 from testbed.report import write_report
 from testbed.report.facts import calibration, machine
 from testbed.report.hurt import hurt
+from testbed.report.markdown import markdown
 from testbed.report.plot_timeline import probes_words
 from testbed.report.story import read_story
 from testbed.report.style import OUTCOME_LOOKS, class_look, swatch
@@ -92,6 +93,7 @@ def _plots():
         (lasting(92.4), "92.4 s"),
         (value_words(0.2 / 60, "person-minutes"), "0.2 s"),
         (value_words(0.5, "person-minutes"), "30 s"),
+        (value_words(1.539166667, "person-minutes"), plain(lasting(92.35))),
         (value_words(1234.0, "count"), "1 234"),
         (number(2475), "2 475"),
         (probes_words(986, 986), "n = 986 attempts"),
@@ -149,6 +151,26 @@ def test_calibration_is_one_row_a_link_and_figure_with_the_worst_miss_first(stor
         ("a", "delay", "20 ms", "20.2 ms", "1 %"),
     ]
     assert [row.is_within for row in found] == [False, True]
+
+
+def test_markdown_has_a_broken_runs_details_as_a_list_of_their_own(story):
+    broken = {"reason": "an event failed", "details": ["first", "second"]}
+    text = markdown({**story.summary, "outcome": "broken", "broken": broken})
+    assert "\n\n* first\n* second\n\n| | asked |" in text
+
+
+def test_markdown_tells_lost_attempts_and_noise(story):
+    summary = {
+        **lost_one(story.summary),
+        "outcome": "passed",
+        "noise": ["the CPU was idle only 1% of the time"],
+    }
+    lines = plain(markdown(summary)).splitlines()
+    assert "1 attempt lost elsewhere in the network, 0.2 s without service." in lines
+    assert any(
+        line.startswith("Noisy: the machine was busy: the CPU was idle only 1% of the time.")
+        for line in lines
+    )
 
 
 def test_lines_of_a_plot_differ_in_colour_or_dash_and_neighbours_in_both():

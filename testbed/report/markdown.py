@@ -20,7 +20,8 @@ def markdown(summary: dict[str, Any]) -> str:
         f"{_cell(finding(summary))} {claims(summary)}",
         "",
     ]
-    lines += [f"* {_cell(each)}" for each in broken_details(summary)]
+    if details := broken_details(summary):
+        lines += [*(f"* {_cell(each)}" for each in details), ""]
     rows = expected(summary)
     if rows:
         lines += ["| | asked | seen | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]

@@ -81,7 +81,7 @@ def value_words(value: Any, unit: str) -> str:
         case "bps":
             return rate(value)
         case "person-minutes":
-            return lasting(value * 60)
+            return lasting(round(value * 60, 6))  # so that it reads as the same time in ns does
         case "count":
             return number(round(value))
     return str(value)
