@@ -16,6 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for a checkout that is not installed
+
 from testbed.plan.plan import Stream
 from testbed.traffic.attempt import Host, Target
 from testbed.traffic.driver import Driver, Handshake
@@ -45,9 +48,7 @@ def main(rates: list[int]) -> None:
         user = [] if os.geteuid() == 0 else ["-U", "-r"]
         command = ["unshare", *user, "--net", "--fork", "--kill-child", sys.executable, *sys.argv]
         sys.exit(
-            subprocess.call(
-                command, env={**os.environ, "ALLOWLAB_BENCH_WORLD": "1", "PYTHONPATH": str(Path.cwd())}
-            )
+            subprocess.call(command, env={**os.environ, "ALLOWLAB_BENCH_WORLD": "1", "PYTHONPATH": str(ROOT)})
         )
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     server = os.fork()

@@ -11,7 +11,8 @@ from testbed.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
-    path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.name != "results.md"
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
 ]
 # A command of allowlab without ./ before it (the prompt "allowlab>" and file names are none).
 _BARE = re.compile(rf"(?<![\w./-])allowlab (?:{'|'.join([*main.commands, 'COMMAND'])})\b")
@@ -42,6 +43,9 @@ def test_the_readme_names_every_file_of_a_run_folder() -> None:
     )
 
     assert "flows.jsonl.gz" in written and "run.json" in written  # control
-    inside = {"registry.json", "seed.json"}  # the registry's configuration, in a folder of its own inside the world
+    inside = {
+        "registry.json",
+        "seed.json",
+    }  # the registry's configuration, in a folder of its own inside the world
     inside |= {"health.json"}  # of a kept lab
     assert sorted({name for name in written if f"`{name}`" not in text} - inside) == []
