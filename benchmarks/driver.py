@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for a checkout that is not installed
 
-from testbed.plan.plan import Stream
-from testbed.traffic.attempt import Host, Target
-from testbed.traffic.driver import Driver, Handshake
+from testbed.plan.plan import Stream  # noqa: E402
+from testbed.traffic.attempt import Host, Target  # noqa: E402
+from testbed.traffic.driver import Driver, Handshake  # noqa: E402
 
 STREAMS = 50
 SECONDS = 5
