@@ -83,7 +83,7 @@ def run(
     else:
         for line in result.lines or _plain_end(result.outcome, result.reason):
             click.echo(line)
-        for detail in result.reason.splitlines()[1:] if result.lines else ():
+        for detail in result.reason.splitlines()[3:] if result.lines else ():  # the summary has the first two
             click.echo(detail, err=True)
         if not (result.run_dir / "report.html").exists():  # else the summary names it
             click.echo(f"records: {result.run_dir}")
