@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,10 @@ EXIT_CODES = {"passed": 0, "failed": 1, "broken": 3, "inconclusive": 3, "interru
 # The inside bounds each of its own steps; this ends one that hangs all the same.
 _INSIDE_SLACK_S = 300.0
 _STOPPING_S = 20.0
+_FULL_BYTES = 64 * 1024
+_DISK_FULL = (
+    "the disk is full: remove old runs, or name another disk with --results; what was measured is kept"
+)
 _PLAYED, _BROKEN, _INTERRUPTED = 0, 3, 130  # exit codes of testbed.timeline
 
 
@@ -282,6 +287,8 @@ def _outcome(run_dir: Path, code: int) -> tuple[str, str]:
         return "interrupted", "interrupted before anything was measured"
     if code == 137:
         return "interrupted", "interrupted: the world was killed; what was measured until then is kept"
+    if shutil.disk_usage(run_dir).free < _FULL_BYTES:  # then neither broken.json nor the log could say so
+        return "broken", _DISK_FULL
     log = run_dir / "logs" / "inside.log"
     last = (
         log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2] if log.exists() else ""
@@ -295,8 +302,8 @@ def _outcome(run_dir: Path, code: int) -> tuple[str, str]:
 def _write_broken(run_dir: Path, reason: str) -> None:
     """What the score reads; what the inside wrote stays."""
     path = run_dir / "broken.json"
-    if not path.exists():
-        with suppress(OSError):
+    with suppress(OSError):
+        if not path.exists() or path.stat().st_size == 0:  # empty: the disk was full when the inside wrote it
             path.write_text(json.dumps({"reason": reason, "details": []}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -320,7 +327,7 @@ def _find(name: str | None, scenario: Path) -> Path | None:
 
 def _os_error(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: remove old runs, or name another disk with --results; what was measured is kept"
+        return _DISK_FULL
     return f"{error.filename or 'the run folder'}: {error.strerror or error}"
 
 

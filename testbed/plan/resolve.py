@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
+from typing import Any
 
 from enforcer.policy import Policy
 from enforcer.yamlfile import Document
@@ -66,16 +67,7 @@ def resolve(
         seed=resolving.seed,
         starts_at=scenario.starts_at,
         duration_ns=resolving.duration_ns,
-        nodes=tuple(network.nodes),
-        bridges=tuple(network.bridges),
-        links=tuple(network.links),
-        systems=tuple(network.systems),
-        sessions=tuple(network.sessions),
-        nats=tuple(network.nats),
-        subscribers=tuple(network.subscribers),
-        services=tuple(network.services),
-        servers=tuple(network.servers),
-        authority=network.authority,
+        **_of_network(network),
         enforcers=enforcers,
         policy=policy.to_json() if policy else None,
         registrations=tuple(resolving.registrations.values()),
@@ -108,16 +100,7 @@ def bare_plan(
         seed=seed,
         starts_at="2024-11-12T10:00:00+05:00",
         duration_ns=0,
-        nodes=tuple(network.nodes),
-        bridges=tuple(network.bridges),
-        links=tuple(network.links),
-        systems=tuple(network.systems),
-        sessions=tuple(network.sessions),
-        nats=tuple(network.nats),
-        subscribers=tuple(network.subscribers),
-        services=tuple(network.services),
-        servers=tuple(network.servers),
-        authority=network.authority,
+        **_of_network(network),
         enforcers=_placements(network, gateways) if policy else (),
         policy=policy.to_json() if policy else None,
         registrations=(),
@@ -127,6 +110,12 @@ def bare_plan(
         events=(),
         expectations=(),
     )
+
+
+def _of_network(network: Network) -> dict[str, Any]:
+    """The fields of a plan that are the network's."""
+    lists = ("nodes", "bridges", "links", "systems", "sessions", "nats", "subscribers", "services", "servers")
+    return {name: tuple(getattr(network, name)) for name in lists} | {"authority": network.authority}
 
 
 def _enforcers(resolving: Resolving) -> tuple[EnforcerPlacement, ...]:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from testbed.lab.links import HolderDied
+from testbed.lab.witness import WitnessDied
 from testbed.plan.plan import Plan
 from testbed.plan.store import read_plan
 from testbed.records import EventRecord
@@ -88,14 +90,22 @@ async def _play(
             return played
     except Broken as error:
         return Played(3, str(error), error.details)
-    except OSError as error:
-        return Played(
-            3,
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; free some disk or memory and run again",
-        )
+    except (OSError, HolderDied, WitnessDied) as error:
+        return Played(3, _reason(error))
     finally:
         with contextlib.suppress(OSError):
             recorder.close()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first: a full disk ends the witness too, whose end is then what is raised last."""
+    first = error
+    while first.__context__ is not None:
+        first = first.__context__
+    if isinstance(first, OSError):
+        where = f": {first.filename}" if first.filename else ""
+        return f"{first.strerror or first}{where}; free some disk or memory and run again"
+    return str(error)
 
 
 async def _run(stage: Stage, recorder: Recorder, progress: Progress, stop: asyncio.Event) -> Played:
