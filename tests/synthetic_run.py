@@ -20,6 +20,7 @@ from testbed.plan.store import write_plan
 from testbed.records import FILES, AuditRecord, EventRecord, FlowRecord, ProbeRecord, WitnessRecord
 from testbed.timeline.recorder import Recorder
 from tests.small_plan import small_plan
+from tests.synthetic_state import run_json
 
 S = 1_000_000_000
 SERVER = "10.9.0.10"
@@ -194,7 +195,7 @@ def write_synthetic_run(run_dir: Path, plan: Plan | None = None, noise: tuple[st
     with (run_dir / FILES["witness"]).open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, 0) as file:
         for record in sorted(play.witness, key=lambda each: each.first_ns):
             file.write(json.dumps(asdict(record)).encode() + b"\n")
-    (run_dir / "run.json").write_text(json.dumps(_run_json(plan), indent=1))
+    (run_dir / "run.json").write_text(json.dumps(run_json(plan), indent=1))
     return plan
 
 
@@ -385,28 +386,3 @@ def _expect(
     return Expectation(
         name, figure, where, from_, until, comparator, bound, "scenarios/synthetic.scenario.yaml", line, 7
     )
-
-
-def _run_json(plan: Plan) -> dict[str, Any]:
-    rows = [
-        {
-            "link": "cable",
-            "direction": direction,
-            "what": "delay",
-            "asked": 20_000_000,
-            "measured": 20_041_000,
-            "tolerance": 600_000,
-            "is_within": True,
-        }
-        for direction in ("ab", "ba")
-    ]
-    return {
-        "schema": "allowlab.run/1",
-        "id": "20241112T050000Z-3fa9c1",
-        "scenario": plan.scenario,
-        "started_at": "2024-11-12T05:00:00Z",
-        "seed": plan.seed,
-        "versions": {"allowlab": "0.1.0", "commit": "0123abc", "python": "3.11.2"},
-        "kernel": "6.1.0-21-amd64",
-        "calibration": rows,
-    }

@@ -9,8 +9,8 @@ import pytest
 
 from enforcer.dataplanes import DataplaneError
 from tests.dataplane_lab import router, wait_until
+from tests.dataplane_traffic import LINE, OTHER_LINE, delivered, wireguard
 from tests.test_dataplane_bpf_world import STRICT, OnTheClientSide
-from tests.test_dataplane_world import LINE, OTHER_LINE, delivered, wireguard
 from tests.test_enforcer_run_world import (  # noqa: F401
     Site,
     started,

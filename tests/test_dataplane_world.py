@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.resources import files
 
 import pytest
 
-from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.allowlist import Delta, Removal
 from enforcer.dataplanes import TableFull
 from enforcer.dataplanes.nfqueue import NfqueueDataplane
 from enforcer.dataplanes.nft import NftDataplane
 from enforcer.decide import CLEAR, REVOKED
 from enforcer.packet import parse
-from enforcer.policy import Exemption, parse_policy
+from enforcer.policy import Exemption
 from tests import enforcer_packets as make
 from tests.dataplane_lab import router, wait_until
+from tests.dataplane_traffic import (
+    LINE,
+    OTHER_LINE,
+    SERVER,
+    STRICT,
+    answer,
+    delivered,
+    entry,
+    listing,
+    wireguard,
+)
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
-LINE = {4: "10.0.0.7", 6: "fd00::7"}
-OTHER_LINE = {4: "10.0.0.8", 6: "fd00::8"}
-SERVER = {4: "198.51.100.9", 6: "2001:db8:9::9"}
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
 pytestmark = pytest.mark.world
-
-
-def entry(number=7, line=LINE, **changes):
-    values = {
-        "registration": number,
-        "registrant": "softhouse",
-        "subscriber_prefixes": (f"{line[4]}/32", f"{line[6]}/128"),
-        "endpoint_prefixes": (f"{SERVER[4]}/32", f"{SERVER[6]}/128"),
-    }
-    return Entry(**(values | changes))
-
-
-def listing(*entries):
-    return Allowlist(1, {each.registration: each for each in entries})
 
 
 KINDS = {"nft": NftDataplane, "nfqueue": NfqueueDataplane}
@@ -71,38 +63,6 @@ class Dataplane:
                 return getattr(self._dataplane, name)(*arguments, **named)
 
         return call
-
-
-def delivered(lab, data, from_server=False):
-    """Whether the packet comes out on the other side. A packet that must pass goes after it, so that no answer is a no."""
-    source, sink = (lab.server, lab.client) if from_server else (lab.client, lab.server)
-    delivered.count += 1
-    before = len(sink.collect())
-    source.send(data)
-    version = data[0] >> 4
-    ends = (SERVER[version], LINE[version]) if from_server else (LINE[version], SERVER[version])
-    token = b"sentinel %d" % delivered.count
-    # A flow of its own each time, so that it takes the same way, a queue included.
-    source.send(make.udp(*ends, 10000 + delivered.count, 33001, token))
-    wait_until(lambda: any(packet.endswith(token) for packet in sink.collect()))
-    wanted = parse(data)
-    return any(
-        (parse(packet).src, parse(packet).dst, parse(packet).payload)
-        == (wanted.src, wanted.dst, wanted.payload)
-        and parse(packet).protocol == wanted.protocol
-        for packet in sink.seen[before:]
-    )
-
-
-delivered.count = 0
-
-
-def wireguard(version, port=51820, src_port=40000, data=make.WIREGUARD_INITIATION, line=LINE):
-    return make.udp(line[version], SERVER[version], src_port, port, data)
-
-
-def answer(version, port=51820, dst_port=40000, data=make.WIREGUARD_RESPONSE, line=LINE):
-    return make.udp(SERVER[version], line[version], port, dst_port, data)
 
 
 @BOTH

@@ -14,7 +14,7 @@ import pytest
 
 from tests import enforcer_packets as make
 from tests.dataplane_lab import router, wait_until
-from tests.test_dataplane_world import LINE, OTHER_LINE, SERVER, delivered, wireguard
+from tests.dataplane_traffic import LINE, OTHER_LINE, SERVER, delivered, wireguard
 
 pytestmark = pytest.mark.world
 _REGISTRY = "127.0.0.1"
