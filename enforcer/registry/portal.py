@@ -16,17 +16,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from enforcer.registry import feed
-from enforcer.registry.ledger import Ledger, UnknownRegistration, UnknownSerial
+from enforcer.registry.feed_calls import FeedCalls
+from enforcer.registry.ledger import Ledger, UnknownRegistration
 from enforcer.registry.states import BadApplication, IllegalTransition, Registration, application
 
 MAX_BODY_BYTES = 256 * 1024  # a form with 1,024 prefixes of each kind is about 100 kB
-# In a quiet time an enforcer tells a living registry from a stale copy of its feed by a fresh signature.
-SNAPSHOT_AGE_NS = 5_000_000_000
-MAX_WAIT_S = 300.0  # proxies and NATs drop quiet connections after some minutes
 OFFICER_ACTIONS = ("approve", "reject", "revoke", "suspend", "renew")
 
 
@@ -53,10 +50,8 @@ class Desk:
         self, ledger: Ledger, key: Ed25519PrivateKey, tokens: Tokens, clock: Callable[[], int] = time.time_ns
     ) -> None:
         self.ledger, self.key = ledger, key
-        self._tokens, self._clock = tokens, clock
-        self._changed = asyncio.Event()
-        self._is_closing = False
-        self._snapshot: tuple[int, int, str] | None = None
+        self._tokens = tokens
+        self.feed = FeedCalls(ledger, key, clock)
 
     def role(self, token: str) -> str | None:
         """ "isp" or "officer"; None for any other token."""
@@ -95,37 +90,16 @@ class Desk:
         self._own(number, token)
         return self._done(self.ledger.change_address(number, prefixes))
 
-    def snapshot(self) -> str:
-        """The signed snapshot of the newest serial; signed again when the serial is new or the signature SNAPSHOT_AGE_NS old."""
-        now_ns = self._clock()
-        held = self._snapshot
-        if held is None or held[0] != self.ledger.serial or now_ns - held[1] >= SNAPSHOT_AGE_NS:
-            body = feed.snapshot_body(self.ledger.allowlist(), now_ns)
-            held = self._snapshot = (self.ledger.serial, now_ns, feed.sign(body, self.key))
-        return held[2]
-
-    async def delta(self, since: int, wait_s: float) -> str | None:
-        """The signed delta, waiting for one if need be; None when nothing came in wait_s."""
-        delta = self.ledger.delta(since)
-        if delta is None and wait_s > 0 and not self._is_closing:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
-                    while self.ledger.serial == since and not self._is_closing:
-                        await self._changed.wait()
-            delta = self.ledger.delta(since)
-        return None if delta is None else feed.sign(feed.delta_body(delta, self._clock()), self.key)
-
     async def expire_as_time_passes(self, period_s: float = 1.0) -> None:
         """Expires what runs out, for ever. Nothing to do when approvals have no end."""
         while self.ledger.rules.validity_ns is not None:
             if self.ledger.expire_due():
-                self._wake()
+                self.feed.wake()
             await asyncio.sleep(period_s)
 
     def close(self) -> None:
         """Lets everybody go who waits for a delta."""
-        self._is_closing = True
-        self._wake()
+        self.feed.close()
 
     def _own(self, number: int, token: str) -> Registration:
         # A wrong token and a wrong number look the same from outside, so numbers cannot be counted by strangers.
@@ -140,12 +114,8 @@ class Desk:
         return registration
 
     def _done(self, registration: Registration) -> Registration:
-        self._wake()
+        self.feed.wake()
         return registration
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
 
 def portal(desk: Desk) -> Starlette:
@@ -169,11 +139,7 @@ def portal(desk: Desk) -> Starlette:
             for action in OFFICER_ACTIONS
         ),
         Route("/queue", _call(desk, _queue), methods=["GET"]),
-        Route(
-            "/feed/key", lambda _: PlainTextResponse(feed.public_hex(desk.key.public_key())), methods=["GET"]
-        ),
-        Route("/feed/snapshot", _call(desk, _snapshot), methods=["GET"]),
-        Route("/feed/deltas", _call(desk, _deltas), methods=["GET"]),
+        *desk.feed.routes(),
         *page_routes(desk),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -218,8 +184,6 @@ def _call(desk: Desk, handler: Handler) -> Callable[[Request], Awaitable[Respons
             return _error(409, str(error))
         except UnknownRegistration as error:
             return _error(404, str(error))
-        except UnknownSerial as error:
-            return _error(410, f"{error}; ask for /feed/snapshot")
 
     return call
 
@@ -270,28 +234,6 @@ async def _queue(desk: Desk, request: Request) -> Response:
     desk.require(_token(request), "officer", "isp")
     pending = [status(desk, registration) for registration in desk.ledger.registrations("pending")]
     return JSONResponse({"pending": pending, "serial": desk.ledger.serial})
-
-
-async def _snapshot(desk: Desk, _: Request) -> Response:
-    return Response(desk.snapshot(), media_type="application/json")
-
-
-async def _deltas(desk: Desk, request: Request) -> Response:
-    since = _number(request, "since", None)
-    wait_s = _number(request, "wait", 0.0)
-    message = await desk.delta(int(since), wait_s)
-    return Response(status_code=204) if message is None else Response(message, media_type="application/json")
-
-
-def _number(request: Request, name: str, default: float | None) -> float:
-    text = request.query_params.get(name)
-    try:
-        value = default if text is None else float(int(text) if name == "since" else float(text))
-        if value is None or not 0 <= value < 2**53:
-            raise ValueError
-    except ValueError:
-        raise Refused(422, f"{name}: write a number from 0, such as ?since=7&wait=20") from None
-    return value
 
 
 def _token(request: Request) -> str:
