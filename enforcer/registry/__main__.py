@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sqlite3
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -34,6 +32,8 @@ def serve(config_file: Path) -> None:
     """Serve until SIGTERM or Ctrl-C. Prints one line when it accepts connections."""
     from enforcer.registry.config import BadConfig, load_config, seed_ledger
     from enforcer.registry.portal import Desk, Tokens, portal
+    from enforcer.registry.serving import CannotListen, listen
+    from enforcer.registry.serving import serve as serve_until_stopped
 
     try:
         config = load_config(config_file)
@@ -44,10 +44,19 @@ def serve(config_file: Path) -> None:
             seed_ledger(ledger, config.seed)
     except (BadConfig, ValueError, OSError, sqlite3.DatabaseError) as error:
         raise _Problem(str(error) if isinstance(error, BadConfig) else f"{config_file}: {error}") from error
-    sockets = [_listen(str(address), config.port) for address in config.bind]
-    desk = Desk(ledger, key, Tokens(config.tokens.isp, config.tokens.officer))
     try:
-        asyncio.run(_serve(portal(desk), sockets, desk))
+        sockets = [listen(str(address), config.port) for address in config.bind]
+    except CannotListen as error:
+        raise _Problem(str(error)) from error
+    desk = Desk(ledger, key, Tokens(config.tokens.isp, config.tokens.officer))
+
+    def greet() -> None:
+        where = ", ".join(f"{name[0]} port {name[1]}" for name in (each.getsockname() for each in sockets))
+        click.echo(f"registry: serving on {where}; serial {ledger.serial}")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(serve_until_stopped(portal(desk), sockets, desk, greet))
     finally:
         ledger.close()
 
@@ -103,52 +112,6 @@ def _open(database: str) -> Ledger:
         return Ledger(database)
     except sqlite3.DatabaseError as error:
         raise _Problem(f"{database}: not a ledger: {error}") from error
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    try:
-        listener.bind((address, port))
-    except OSError as error:
-        raise _Problem(
-            f"cannot listen on {address} port {port}: {error.strerror}; write another bind or port"
-        ) from error
-    # A national deadline brings everybody at once; the kernel caps this at net.core.somaxconn.
-    listener.listen(4096)
-    listener.setblocking(False)
-    return listener
-
-
-async def _serve(application: Any, sockets: list[socket.socket], desk: Any) -> None:
-    import uvicorn
-
-    # A waiting delta request would hold the shutdown up for its whole wait; the desk lets them go first.
-    class Server(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            desk.close()
-            await super().shutdown(sockets)
-
-    config = uvicorn.Config(
-        application,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=2,
-    )
-    server = Server(config)
-    task = asyncio.create_task(server.serve(sockets))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.005)
-    where = ", ".join(f"{name[0]} port {name[1]}" for name in (each.getsockname() for each in sockets))
-    click.echo(f"registry: serving on {where}; serial {desk.ledger.serial}")
-    sys.stdout.flush()
-    await task
 
 
 if __name__ == "__main__":

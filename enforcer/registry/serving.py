@@ -1,0 +1,75 @@
+"""Listening and serving one portal until it is told to stop: what `registry serve` and `enforcer portal` share."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class CannotListen(OSError):
+    """The address or port is not to be had; the message says which and what to write instead."""
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listening TCP socket of either family. Raises CannotListen."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(
+            f"cannot listen on {address} port {port}: {error.strerror}; write another bind or port"
+        ) from error
+    # A national deadline brings everybody at once; the kernel caps this at net.core.somaxconn.
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    application: Any,
+    sockets: Sequence[socket.socket],
+    desk: Any,
+    started: Callable[[], None],
+    proxies: Sequence[str] = (),
+    certificate: tuple[str, str] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT; calls `started` when it accepts connections.
+
+    proxies: addresses whose X-Forwarded-For and -Proto are believed; nobody else's are. certificate: files of a chain and its key.
+    """
+    import uvicorn
+
+    # A waiting delta request would hold the shutdown up for its whole wait; the desk lets them go first.
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            desk.close()
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        application,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        ssl_certfile=certificate[0] if certificate else None,
+        ssl_keyfile=certificate[1] if certificate else None,
+        timeout_graceful_shutdown=2,
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve(list(sockets)))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.005)
+    if server.started:
+        started()
+    await task
