@@ -66,6 +66,9 @@ class OnFailure:
     dataplane_dead: Fallback
     agent_dead: Fallback
     agent_dead_after_ns: int
+    queue_full: Fallback = "block"
+    disk_full: Fallback = "keep"
+    clock_jumped: Fallback = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,12 @@ class OnFailureFile(FileModel):
     """The dataplane's rules are gone or cannot be changed."""
     agent_dead: TimedFallbackFile
     """The program that follows the feed has stopped."""
+    queue_full: AllowBlockFile = AllowBlockFile(do="block")
+    """More packets wait for a decision than the kernel keeps (nfqueue only): those without room pass, or are dropped."""
+    disk_full: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
+    """The audit or the state cannot be written."""
+    clock_jumped: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
+    """The wall clock was set, until a signed message shows that it agrees with the registry's."""
 
 
 class PolicyFile(FileModel):
@@ -293,6 +302,10 @@ def _cross_check(document: Document, model: PolicyFile) -> None:
             )
 
 
+# Failures that count when they begin: they have a behaviour and nothing else.
+_AT_ONCE = "signature-wrong serial-wrong table-full dataplane-dead queue-full disk-full clock-jumped".split()
+
+
 def _policy(model: PolicyFile) -> Policy:
     failure = model.on_failure
     return Policy(
@@ -328,12 +341,9 @@ def _policy(model: PolicyFile) -> Policy:
             feed_stale_after_ns=failure.feed_stale.after,
             feed_shrinks=failure.feed_shrinks.do,
             feed_shrinks_more_than_ratio=failure.feed_shrinks.by_more_than,
-            signature_wrong=failure.signature_wrong.do,
-            serial_wrong=failure.serial_wrong.do,
-            table_full=failure.table_full.do,
-            dataplane_dead=failure.dataplane_dead.do,
             agent_dead=failure.agent_dead.do,
             agent_dead_after_ns=failure.agent_dead.after,
+            **{key.replace("-", "_"): getattr(failure, key.replace("-", "_")).do for key in _AT_ONCE},
         ),
         recognise_by=tuple(model.recognise_by),
     )
@@ -382,10 +392,7 @@ def _document(policy: Policy) -> dict[str, Any]:
                 "by-more-than": render_ratio(failure.feed_shrinks_more_than_ratio),
                 "do": failure.feed_shrinks,
             },
-            "signature-wrong": {"do": failure.signature_wrong},
-            "serial-wrong": {"do": failure.serial_wrong},
-            "table-full": {"do": failure.table_full},
-            "dataplane-dead": {"do": failure.dataplane_dead},
             "agent-dead": {"after": render_duration(failure.agent_dead_after_ns), "do": failure.agent_dead},
+            **{key: {"do": getattr(failure, key.replace("-", "_"))} for key in _AT_ONCE},
         },
     }
