@@ -18,6 +18,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._snapshot, self._deltas = folder / "snapshot.json", folder / "deltas.jsonl"
         self._count = 0
 
