@@ -303,7 +303,11 @@ def _cross_check(document: Document, model: PolicyFile) -> None:
 
 
 # Failures that count when they begin: they have a behaviour and nothing else.
-_AT_ONCE = "signature-wrong serial-wrong table-full dataplane-dead queue-full disk-full clock-jumped".split()
+_AT_ONCE = [
+    name
+    for name, field in OnFailureFile.model_fields.items()
+    if field.annotation in (KeepAllowBlockFile, AllowBlockFile)
+]
 
 
 def _policy(model: PolicyFile) -> Policy:
@@ -334,7 +338,6 @@ def _policy(model: PolicyFile) -> Policy:
             for item in model.exempt
         ),
         on_failure=OnFailure(
-            no_allowlist_yet=failure.no_allowlist_yet.do,
             registry_unreachable=failure.registry_unreachable.do,
             registry_unreachable_after_ns=failure.registry_unreachable.after,
             feed_stale=failure.feed_stale.do,
@@ -343,7 +346,7 @@ def _policy(model: PolicyFile) -> Policy:
             feed_shrinks_more_than_ratio=failure.feed_shrinks.by_more_than,
             agent_dead=failure.agent_dead.do,
             agent_dead_after_ns=failure.agent_dead.after,
-            **{key.replace("-", "_"): getattr(failure, key.replace("-", "_")).do for key in _AT_ONCE},
+            **{name: getattr(failure, name).do for name in _AT_ONCE},
         ),
         recognise_by=tuple(model.recognise_by),
     )
@@ -382,7 +385,6 @@ def _document(policy: Policy) -> dict[str, Any]:
             for item in policy.exempt
         ],
         "on-failure": {
-            "no-allowlist-yet": {"do": failure.no_allowlist_yet},
             "registry-unreachable": {
                 "after": render_duration(failure.registry_unreachable_after_ns),
                 "do": failure.registry_unreachable,
@@ -393,6 +395,6 @@ def _document(policy: Policy) -> dict[str, Any]:
                 "do": failure.feed_shrinks,
             },
             "agent-dead": {"after": render_duration(failure.agent_dead_after_ns), "do": failure.agent_dead},
-            **{key: {"do": getattr(failure, key.replace("-", "_"))} for key in _AT_ONCE},
+            **{name.replace("_", "-"): {"do": getattr(failure, name)} for name in _AT_ONCE},
         },
     }
