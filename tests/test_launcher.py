@@ -45,6 +45,7 @@ def installed(checkout: Path) -> None:
     python.write_text('#!/bin/sh\nprintf "%s|" "$PWD" "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
     (checkout / ".venv" / ".allowlab-installed").touch()
+    (checkout / ".venv" / ".allowlab-installed-test").touch()
 
 
 def call(
@@ -103,6 +104,30 @@ def test_missing_packages_are_named_before_apt_is_called_and_a_failure_says_what
     assert done.stderr.index("  bird2\n") < done.stderr.index("APT -q -y")
     assert "unbound" not in done.stderr  # control: dpkg has it
     assert "APT -q update" in done.stderr and "apt-get could not install the packages" in done.stderr
+
+
+def test_the_browser_is_installed_by_the_test_command_only_and_what_is_there_is_not_installed_again(
+    checkout: Path, system: Path
+) -> None:
+    installed(checkout)
+    (checkout / ".venv" / ".allowlab-installed-test").unlink()
+    fake(
+        system,
+        "dpkg-query",
+        'case $4 in chromium*) exit 1;; *) printf "install ok installed";; esac',
+    )
+    fake(system, "apt-get", 'echo "APT $*" >&2; exit 100')
+    fake(system, "sudo", 'exec "$@"')
+
+    other = call(checkout / "allowlab", system, "check")
+    first = call(checkout / "allowlab", system, "test")
+    second = call(checkout / "allowlab", system, "test")
+
+    assert other.returncode == 0 and other.stderr == ""
+    assert first.returncode == 0 and "  chromium\n  chromium-driver\n" in first.stderr
+    assert "optional package chromium could not be installed: what needs it will say so" in first.stderr
+    assert "installing the Python packages" not in first.stderr
+    assert second.returncode == 0 and second.stderr == ""
 
 
 def test_a_failed_installation_of_python_packages_is_tried_again_next_time(
