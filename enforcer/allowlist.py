@@ -41,22 +41,30 @@ class Entry:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
-        """Raises ValueError when a key is missing, a protocol unknown, or the number out of range."""
+        """Raises ValueError when a key is missing or holds something else, a protocol unknown, or a number out of range.
+
+        The prefixes themselves are checked by `cells.check_prefixes`.
+        """
         try:
             entry = cls(
                 registration=int(data["registration"]),
                 registrant=str(data["registrant"]),
-                subscriber_prefixes=tuple(data["subscriber_prefixes"]),
-                endpoint_prefixes=tuple(data["endpoint_prefixes"]),
+                subscriber_prefixes=_words(data["subscriber_prefixes"]),
+                endpoint_prefixes=_words(data["endpoint_prefixes"]),
                 endpoint_ports=tuple(int(port) for port in data["endpoint_ports"]),
-                protocols=tuple(data["protocols"]),
+                protocols=_words(data["protocols"]),
                 valid_from_ns=int(data["valid_from_ns"]),
                 valid_until_ns=None if data["valid_until_ns"] is None else int(data["valid_until_ns"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not an allowlist entry: {error}") from error
         if not 1 <= entry.registration < 2**31:
             raise ValueError(f"registration {entry.registration} is out of range (1 to 2147483647)")
+        for port in entry.endpoint_ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(
+                    f"registration {entry.registration}: port {port} is out of range (1 to 65535)"
+                )
         unknown = set(entry.protocols) - set(VPN_PROTOCOLS)
         if unknown:
             raise ValueError(f"registration {entry.registration}: unknown protocol {sorted(unknown)[0]!r}")
@@ -100,3 +108,10 @@ class Allowlist:
         for entry in delta.add:
             entries[entry.registration] = entry
         return Allowlist(delta.serial, entries)
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    """A list of strings; a bare string would be taken for a list of letters."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} is not a list of strings")
+    return tuple(values)

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 # Link types (tcpdump.org/linktypes.html)
 _NULL, _ETHERNET, _RAW_12, _RAW_14, _RAW, _LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2 = (
@@ -22,6 +23,9 @@ _NULL, _ETHERNET, _RAW_12, _RAW_14, _RAW, _LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2 
 _VLAN_TYPES = (0x8100, 0x88A8, 0x9100)
 _IP_TYPES = (0x0800, 0x86DD)
 _PPPOE_SESSION, _MPLS = 0x8864, 0x8847
+_SECTION = b"\x0a\x0d\x0d\x0a"  # how pcapng begins
+# What a length in the file may be: captures of merged segments reach 256 KiB (tcpdump's MAXIMUM_SNAPLEN), blocks of keys some MB.
+_MOST_BYTES = 16 << 20
 
 
 class NotACapture(ValueError):
@@ -37,18 +41,25 @@ class Frame:
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """Every frame, in the file's order. Raises OSError, NotACapture."""
-    data = path.read_bytes()
-    magic = data[:4]
-    if magic == b"\x0a\x0d\x0d\x0a":
-        yield from _pcapng(data)
+    """Every frame, in the file's order; a file of any size costs the memory of one frame. Raises OSError, NotACapture."""
+    with path.open("rb") as file:
+        yield from frames(file, str(path))
+
+
+def frames(file: BinaryIO, name: str = "the file") -> Iterator[Frame]:
+    """Like read, from an open file; name is how an error names it. Raises OSError, NotACapture."""
+    magic = file.read(4)
+    if magic == _SECTION:
+        file.seek(0)
+        yield from _pcapng(file)
         return
     for order in "<>":
         for number, unit_ns in ((0xA1B2C3D4, 1000), (0xA1B23C4D, 1)):
             if magic == struct.pack(order + "I", number):
-                yield from _pcap(data, order, unit_ns)
+                yield from _pcap(file, order, unit_ns)
                 return
-    raise NotACapture(f"{path} is neither pcap nor pcapng")
+    zipped = "; it is compressed, gunzip it first" if magic[:2] == b"\x1f\x8b" else ""
+    raise NotACapture(f"{name} is neither pcap nor pcapng{zipped}")
 
 
 def without_link_layer(link_type: int, data: bytes) -> bytes:
@@ -84,30 +95,30 @@ def _after_type(data: bytes, offset: int) -> bytes:
     return data[offset:] if kind in _IP_TYPES else b""
 
 
-def _pcap(data: bytes, order: str, unit_ns: int) -> Iterator[Frame]:
-    (link_type,) = struct.unpack_from(order + "I", data, 20)
-    offset = 24
-    while offset + 16 <= len(data):
-        seconds, fraction, size, _ = struct.unpack_from(order + "IIII", data, offset)
-        offset += 16
-        if offset + size > len(data):
+def _pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[Frame]:
+    header = file.read(20)
+    if len(header) < 20:
+        return
+    (link_type,) = struct.unpack_from(order + "I", header, 16)
+    while len(record := file.read(16)) == 16:
+        seconds, fraction, size, _ = struct.unpack(order + "IIII", record)
+        if size > _MOST_BYTES or len(data := file.read(size)) < size:
             return
-        packet = without_link_layer(link_type & 0xFFFF, data[offset : offset + size])
+        packet = without_link_layer(link_type & 0xFFFF, data)
         yield Frame(seconds * 1_000_000_000 + fraction * unit_ns, packet)
-        offset += size
 
 
-def _pcapng(data: bytes) -> Iterator[Frame]:
-    order, offset = "<", 0
+def _pcapng(file: BinaryIO) -> Iterator[Frame]:
+    order = "<"
     interfaces: list[tuple[int, int]] = []  # link type, nanoseconds of one tick
-    while offset + 12 <= len(data):
-        if data[offset : offset + 4] == b"\x0a\x0d\x0d\x0a":
-            order = "<" if data[offset + 8 : offset + 12] == b"\x4d\x3c\x2b\x1a" else ">"
+    while len(head := file.read(12)) == 12:
+        if head[:4] == _SECTION:
+            order = "<" if head[8:12] == b"\x4d\x3c\x2b\x1a" else ">"
             interfaces = []
-        kind, size = struct.unpack_from(order + "II", data, offset)
-        if size < 12 or offset + size > len(data):
+        kind, size = struct.unpack_from(order + "II", head)
+        if not 12 <= size <= _MOST_BYTES or len(rest := file.read(size - 12)) < size - 12:
             return
-        body = data[offset + 8 : offset + size - 4]
+        body = (head[8:] + rest)[:-4]
         if kind == 1 and len(body) >= 8:
             (link_type,) = struct.unpack_from(order + "H", body)
             interfaces.append((link_type, _tick_ns(body[8:], order)))
@@ -119,14 +130,13 @@ def _pcapng(data: bytes) -> Iterator[Frame]:
                 yield Frame((high << 32 | low) * tick_ns, packet)
         elif kind == 3 and len(body) >= 4 and interfaces:
             yield Frame(0, without_link_layer(interfaces[0][0], body[4:]))
-        offset += size
 
 
 def _tick_ns(options: bytes, order: str) -> int:
     offset = 0
     while offset + 4 <= len(options):
         code, size = struct.unpack_from(order + "HH", options, offset)
-        if code == 9 and size:  # if_tsresol
+        if code == 9 and size and offset + 4 < len(options):  # if_tsresol
             value = options[offset + 4]
             if value & 0x80:
                 return max(1, 1_000_000_000 >> (value & 0x7F))

@@ -108,10 +108,18 @@ def parse(text: str, file: str) -> Document:
         what = " ".join(str(error).split())
         document.problems.append(Problem(file, 1, 1, "", f"not YAML: {what}", "save it as plain UTF-8 text"))
         return document
+    except RecursionError:
+        document.add((), "it is nested too deeply", "write fewer brackets or blocks inside one another")
+        return document
     if root is None:
         document.add((), "the file is empty", "write 'key: value' lines; see docs/ for an example")
         return document
-    document.data = _plain(root, (), document, ())
+    try:
+        document.data = _plain(root, (), document, ())
+    except _TooLarge:
+        document.data = None
+        document.add((), f"its aliases unfold to more than {_MOST_VALUES} values", "write less with aliases")
+        return document
     if not isinstance(document.data, dict):
         document.add((), f"the file is {_kind(document.data)}, not a mapping", "write 'key: value' lines")
     return document
@@ -125,7 +133,17 @@ def path_text(where: Where) -> str:
     return text
 
 
+# Ten lines of aliases of aliases can stand for more values than a machine holds.
+_MOST_VALUES = 1_000_000
+
+
+class _TooLarge(Exception):
+    """The document has more than _MOST_VALUES values."""
+
+
 def _plain(node: Node, where: Where, document: Document, above: tuple[int, ...]) -> Any:
+    if len(document.values) > _MOST_VALUES:
+        raise _TooLarge
     document.values[where] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if id(node) in above:
         document.add(where, "this alias contains itself", "write the value out")
@@ -173,18 +191,24 @@ def _scalar(node: ScalarNode, where: Where, document: Document) -> Any:
     if not tag.startswith("tag:yaml.org,2002:"):
         document.add(where, f"the tag {tag} means nothing here", "write the value without it")
         return text
-    match tag.removeprefix("tag:yaml.org,2002:"):
-        case "null":
-            return None
-        case "bool":
-            return text.lower() == "true"
-        case "int":
-            digits = text.replace("_", "")
-            return int(digits, 0) if digits.lstrip("+-").startswith(("0x", "0o", "0b")) else int(digits, 10)
-        case "float":
-            return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-        case _:
-            return text
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    try:
+        match kind:
+            case "null":
+                return None
+            case "bool":
+                return text.lower() == "true"
+            case "int":
+                digits = text.replace("_", "")
+                has_base = digits.lstrip("+-").startswith(("0x", "0o", "0b"))
+                return int(digits, 0 if has_base else 10)
+            case "float":
+                return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+            case _:
+                return text
+    except ValueError:  # tagged so by hand, or longer than Python converts
+        document.add(where, f"{text[:40]!r} is not a number that can be read", "write a plain number")
+        return text
 
 
 def _tab(text: str, last: int) -> tuple[int, int] | None:
