@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the whole time; YAML is read at some hundred files a second, so that more time for it finds little.
-_SHARES = {"packet": 0.2, "decision": 0.3, "capture": 0.2, "feed": 0.15, "policy": 0.15}
+_SHARES = {"packet": 0.2, "decision": 0.3, "capture": 0.2, "policy": 0.15, "feed": 0.15}
 
 
 def main() -> None:

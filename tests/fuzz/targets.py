@@ -20,7 +20,7 @@ from enforcer.cells import Index
 from enforcer.decide import CLEAR, EXEMPT, REASONS, REVOKED, UNJUDGED, Flow, Verdict, decide
 from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, Policy, parse_policy
-from enforcer.registry.feed import FeedError, Snapshot, delta_body, sign, snapshot_body, verify
+from enforcer.registry.feed import FeedError, SignedDelta, Snapshot, delta_body, sign, snapshot_body, verify
 from enforcer.yamlfile import FileError
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -110,11 +110,12 @@ def feed(data: bytes) -> None:
     except FeedError as error:
         assert str(error) and error.word
         return
-    body = (
-        snapshot_body(found.allowlist, found.issued_ns)
-        if isinstance(found, Snapshot)
-        else delta_body(found.delta, found.issued_ns)
-    )
+    if isinstance(found, Snapshot):
+        body = snapshot_body(found.allowlist, found.issued_ns)
+    elif isinstance(found, SignedDelta):
+        body = delta_body(found.delta, found.issued_ns)
+    else:
+        return
     again = verify(sign(body, key), key.public_key(), allow_empty=True)
     assert again == found
 
