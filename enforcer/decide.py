@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from ipaddress import ip_network
-from typing import Literal
+from typing import Literal, Protocol
 
-from enforcer.allowlist import Allowlist
-from enforcer.cells import Index, find, is_valid
+from enforcer.allowlist import Allowlist, Entry
+from enforcer.cells import find, is_valid
 from enforcer.packet import ACK, SYN, Packet
 from enforcer.policy import Policy
+from enforcer.prefixes import PrefixMap
 from enforcer.protocols import (
     FIRST_MESSAGES,
     GRE,
@@ -86,17 +87,27 @@ class Recognised:
     kind: str
 
 
+class Lookup(Protocol):
+    """An allowlist made ready for lookups: cells.Index, dataplanes.prefix_index.PrefixIndex."""
+
+    entries: dict[int, Entry]
+
+    def find(
+        self, version: int, kind: str, src: int, src_port: int, dst: int, dst_port: int, now_ns: int | None
+    ) -> Entry | None: ...
+
+
 def decide(
     packet: Packet,
     flow: Flow,
-    allowlist: Allowlist | Index,
+    allowlist: Allowlist | Lookup,
     policy: Policy,
     now_ns: int,
     fallback: Fallback = "keep",
 ) -> Verdict:
     """What happens to a packet, and why. now_ns is Unix time.
 
-    allowlist: as the feed carries it (looked through entry by entry), or an Index of it for speed. fallback: what the policy
+    allowlist: as the feed carries it (looked through entry by entry), or a Lookup of it for speed. fallback: what the policy
     says about a failure that lasts now ("keep" when none does).
     """
     mark = flow.mark
@@ -237,10 +248,12 @@ def _may_finish(flow: Flow, policy: Policy, now_ns: int) -> bool:
 
 
 def _covering(
-    packet: Packet, found: Recognised, allowlist: Allowlist | Index, policy: Policy, now_ns: int
+    packet: Packet, found: Recognised, allowlist: Allowlist | Lookup, policy: Policy, now_ns: int
 ) -> int | None:
     ends = (packet.version, found.kind, packet.src, packet.src_port, packet.dst, packet.dst_port, now_ns)
-    entry = allowlist.find(*ends) if isinstance(allowlist, Index) else find(allowlist, policy.match, *ends)
+    entry = (
+        find(allowlist, policy.match, *ends) if isinstance(allowlist, Allowlist) else allowlist.find(*ends)
+    )
     return entry.registration if entry else None
 
 
@@ -269,9 +282,9 @@ def _is_exempt(packet: Packet, found: Recognised, policy: Policy) -> bool:
 
 
 def _within(version: int, address: int, prefixes: tuple[str, ...]) -> bool:
-    for prefix in prefixes:
-        network = ip_network(prefix)
-        shift = network.max_prefixlen - network.prefixlen
-        if network.version == version and address >> shift == int(network.network_address) >> shift:
-            return True
-    return False
+    return _lookup(prefixes).covers(version, address)
+
+
+@functools.lru_cache(maxsize=1024)  # the lists of policies, for each is asked at each packet
+def _lookup(prefixes: tuple[str, ...]) -> PrefixMap[None]:
+    return PrefixMap((prefix, None) for prefix in prefixes)

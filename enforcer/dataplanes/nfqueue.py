@@ -1,4 +1,5 @@
-"""The nfqueue dataplane: first packets are decided in Python by `decide` itself, then the flow's conntrack mark lets it pass.
+"""The nfqueue dataplane: first packets are decided in Python by `decide` itself, over prefix tries (prefix_index.py); then the flow's
+conntrack mark lets it pass.
 
 Portable (iptables with NFQUEUE), and what most people would write first; kept as the comparison. What it cannot do:
 see SHORTCOMINGS.
@@ -20,11 +21,11 @@ import time
 from collections.abc import Iterable
 
 from enforcer.allowlist import Allowlist, Delta
-from enforcer.cells import Index
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack
 from enforcer.dataplanes.bucket import Buckets
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_QUEUE, Netfilter, attribute, attributes, messages
+from enforcer.dataplanes.prefix_index import PrefixIndex
 from enforcer.decide import CLEAR, EXEMPT, JUDGED_AGAIN, REVOKED, Fallback, Flow, Verdict, decide
 from enforcer.packet import Packet, parse
 from enforcer.policy import Policy
@@ -59,7 +60,7 @@ class NfqueueDataplane:
 
     def __init__(self, policy: Policy, queue: int = QUEUE, most_cells: int = MOST_CELLS) -> None:
         self._policy, self._queue, self._most_cells = policy, queue, most_cells
-        self._index = Index(policy.match)
+        self._index = PrefixIndex(policy.match)
         self._fallback: Fallback = "keep"
         self._finishing: set[int] = set()
         self._lock = threading.Lock()
@@ -77,7 +78,7 @@ class NfqueueDataplane:
         self._thread.start()
 
     def load(self, allowlist: Allowlist) -> None:
-        index = Index(self._policy.match, allowlist.entries.values())
+        index = PrefixIndex(self._policy.match, allowlist.entries.values())
         self._check_size(index)
         with self._lock:
             self._index = index
@@ -265,11 +266,10 @@ class NfqueueDataplane:
             ):
                 conntrack.set_mark(self._conntrack, entry, REVOKED)
 
-    def _check_size(self, index: Index) -> None:
-        cells = sum(map(len, index.tables.values()))
-        if cells > self._most_cells:
+    def _check_size(self, index: PrefixIndex) -> None:
+        if len(index) > self._most_cells:
             raise TableFull(
-                f"the allowlist has {cells} cells; this dataplane takes at most {self._most_cells}"
+                f"the allowlist has {len(index)} cells; this dataplane takes at most {self._most_cells}"
             )
 
     def _answer_for_ever(self) -> None:
