@@ -134,7 +134,7 @@ def path_text(where: Where) -> str:
 
 
 # Ten lines of aliases of aliases can stand for more values than a machine holds.
-_MOST_VALUES = 1_000_000
+_MOST_VALUES = 250_000
 
 
 class _TooLarge(Exception):
