@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 
 from enforcer.registry import feed
+from enforcer.registry.key_commands import key
 from enforcer.registry.ledger import Ledger, UnknownSerial
+from enforcer.registry.signing import SigningKeys
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +39,7 @@ def serve(config_file: Path) -> None:
 
     try:
         config = load_config(config_file)
-        key = feed.load_or_create_key(config.key)
+        keys = SigningKeys(config.key)
         config.database.parent.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(str(config.database), config.rules.rules())
         if config.seed is not None:
@@ -48,7 +50,7 @@ def serve(config_file: Path) -> None:
         sockets = [listen(str(address), config.port) for address in config.bind]
     except CannotListen as error:
         raise _Problem(str(error)) from error
-    desk = Desk(ledger, key, Tokens(config.tokens.isp, config.tokens.officer))
+    desk = Desk(ledger, keys, Tokens(config.tokens.isp, config.tokens.officer))
 
     def greet() -> None:
         where = ", ".join(f"{name[0]} port {name[1]}" for name in (each.getsockname() for each in sockets))
@@ -93,14 +95,7 @@ def export(database: str, serial: int | None) -> None:
     click.echo(feed.snapshot_body(allowlist, 0))
 
 
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def key(file: Path) -> None:
-    """Make the feed's key if FILE is absent, and print the public one."""
-    try:
-        click.echo(feed.public_hex(feed.load_or_create_key(file).public_key()))
-    except (ValueError, OSError) as error:
-        raise _Problem(str(error)) from error
+main.add_command(key)
 
 
 class _Problem(click.ClickException):

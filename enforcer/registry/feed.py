@@ -7,13 +7,12 @@ on a way of writing JSON.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -59,12 +58,30 @@ class EmptyUpdate(FeedError):
     word = "empty"
 
 
+class Diverged(OlderSerial):
+    """The registry's list at our serial is not ours: its ledger was restored from before, and went another way since."""
+
+    word = "diverged"
+
+
+class Signer(Protocol):
+    """What signs the feed: one private key, or enforcer.registry.signing.SigningKeys."""
+
+    def sign(self, data: bytes, /) -> bytes: ...
+
+    def public_key(self) -> Ed25519PublicKey: ...
+
+
+Keys = Ed25519PublicKey | Iterable[Ed25519PublicKey]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole allowlist at its serial. issued_ns: Unix ns by the registry's clock."""
+    """The whole allowlist at its serial. issued_ns: Unix ns by the registry's clock. mark: which history led to the serial."""
 
     allowlist: Allowlist
     issued_ns: int
+    mark: str = ""
 
     @property
     def serial(self) -> int:
@@ -73,30 +90,42 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class SignedDelta:
-    """The changes from one serial to another. issued_ns: Unix ns by the registry's clock."""
+    """The changes from one serial to another. issued_ns: Unix ns by the registry's clock. The marks: of both serials."""
 
     delta: Delta
     issued_ns: int
+    from_mark: str = ""
+    mark: str = ""
 
     @property
     def serial(self) -> int:
         return self.delta.serial
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the registry stands: a small message that shows it alive when nothing has changed."""
+
+    serial: int
+    issued_ns: int
+    mark: str = ""
+
+
 def verify(
     message: bytes | str,
-    key: Ed25519PublicKey,
+    key: Keys,
     newest_serial: int | None = None,
     allow_empty: bool = False,
 ) -> Snapshot | SignedDelta:
     """The update inside a signed message, checked in this order: whole, signed, understood, not empty, not older.
 
-    newest_serial: what the enforcer enforces now (None: nothing yet). A snapshot must not be older than it; a delta must
+    key: the registry's, or all that are trusted now. newest_serial: what the enforcer enforces now (None: nothing yet). A snapshot must not be older than it; a delta must
     start exactly there. allow_empty: accept a snapshot without entries (everybody revoked is possible, and rare).
     Raises Truncated, BadSignature, WrongSchema, EmptyUpdate or OlderSerial; all are FeedError.
     """
-    body = _signed_body(message, key)
-    update = _parse(body)
+    update = _parse(signed_body(message, key))
+    if isinstance(update, Standing):
+        raise WrongSchema("kind is 'serial' where a snapshot or a delta was asked for")
     if isinstance(update, Snapshot):
         if not update.allowlist.entries and update.serial > 0 and not allow_empty:
             raise EmptyUpdate(f"the snapshot of serial {update.serial} has no entries")
@@ -114,23 +143,43 @@ def verify(
     return update
 
 
-def snapshot_body(allowlist: Allowlist, issued_ns: int) -> str:
+def verify_standing(message: bytes | str, key: Keys) -> Standing:
+    """Raises Truncated, BadSignature, WrongSchema, EmptyUpdate."""
+    found = _parse(signed_body(message, key))
+    if not isinstance(found, Standing):
+        raise WrongSchema("a snapshot or a delta came where kind 'serial' was asked for")
+    return found
+
+
+def snapshot_body(allowlist: Allowlist, issued_ns: int, mark: str = "") -> str:
     """The body of a snapshot, entries by number."""
     entries = [entry.to_json() for _, entry in sorted(allowlist.entries.items())]
-    return _body("snapshot", allowlist.serial, issued_ns, {"entries": entries})
+    rest = {"mark": mark} if mark else {}
+    return _body("snapshot", allowlist.serial, issued_ns, rest | {"entries": entries})
 
 
-def delta_body(delta: Delta, issued_ns: int) -> str:
+def snapshot_tag(serial: int, mark: str) -> str:
+    """The entity tag of a snapshot (weak: its signature may be fresher), which an enforcer can make from what it holds."""
+    return f'W/"{serial}-{mark}"'
+
+
+def standing_body(standing: Standing) -> str:
+    """The body of a message that says where the registry stands."""
+    return _body("serial", standing.serial, standing.issued_ns, {"mark": standing.mark})
+
+
+def delta_body(delta: Delta, issued_ns: int, from_mark: str = "", mark: str = "") -> str:
     """The body of a delta."""
     changes = {
         "from_serial": delta.from_serial,
         "add": [entry.to_json() for entry in delta.add],
         "remove": [{"registration": gone.registration, "state": gone.state} for gone in delta.remove],
     }
-    return _body("delta", delta.serial, issued_ns, changes)
+    marks = {"from_mark": from_mark, "mark": mark} if mark else {}
+    return _body("delta", delta.serial, issued_ns, marks | changes)
 
 
-def sign(body: str, key: Ed25519PrivateKey) -> str:
+def sign(body: str, key: Signer) -> str:
     """The signed message that carries the body."""
     signature = base64.b64encode(key.sign(body.encode())).decode()
     return json.dumps({"body": body, "signature": signature})
@@ -179,7 +228,8 @@ def _body(kind: str, serial: int, issued_ns: int, rest: dict[str, Any]) -> str:
     return json.dumps({**head, **rest}, separators=(",", ":"))
 
 
-def _signed_body(message: bytes | str, key: Ed25519PublicKey) -> str:
+def signed_body(message: bytes | str, key: Keys) -> str:
+    """The body of a message that one of the keys has signed. Raises EmptyUpdate, Truncated, WrongSchema, BadSignature."""
     if not message.strip():
         raise EmptyUpdate("the message is empty")
     try:
@@ -193,33 +243,53 @@ def _signed_body(message: bytes | str, key: Ed25519PublicKey) -> str:
     if not body:
         raise EmptyUpdate("the message's body is empty")
     try:
-        key.verify(base64.b64decode(signature, validate=True), body.encode())
-    except (InvalidSignature, binascii.Error, UnicodeEncodeError) as error:
+        signed, raw = base64.b64decode(signature, validate=True), body.encode()
+    except ValueError as error:
         raise BadSignature("the message is not signed by the registry's key") from error
-    return body
+    for each in (key,) if isinstance(key, Ed25519PublicKey) else key:
+        try:
+            each.verify(signed, raw)
+        except InvalidSignature:
+            continue
+        return body
+    raise BadSignature("the message is not signed by the registry's key")
 
 
-def _parse(body: str) -> Snapshot | SignedDelta:
+def _parse(body: str) -> Snapshot | SignedDelta | Standing:
     try:
-        data = json.loads(body)
+        # Entry by entry through Python, so that other threads get their turn while a long list is read.
+        data = json.loads(body, object_hook=_entry_or_object)
         if data["schema"] != SCHEMA:
             raise WrongSchema(f"schema is {data['schema']!r}; this enforcer understands {SCHEMA!r}")
         serial, issued_ns = _count(data["serial"]), _count(data["issued_ns"])
+        mark, from_mark = _word(data, "mark"), _word(data, "from_mark")
+        if data["kind"] == "serial":
+            return Standing(serial, issued_ns, mark)
         if data["kind"] == "snapshot":
-            entries = _by_number(Entry.from_json(entry) for entry in data["entries"])
-            return Snapshot(Allowlist(serial, entries), issued_ns)
+            return Snapshot(Allowlist(serial, _by_number(data["entries"])), issued_ns, mark)
         if data["kind"] == "delta":
-            add = _by_number(Entry.from_json(entry) for entry in data["add"])
+            add = _by_number(data["add"])
             remove = tuple(
                 Removal(_count(gone["registration"]), str(gone["state"])) for gone in data["remove"]
             )
             delta = Delta(_count(data["from_serial"]), serial, tuple(add.values()), remove)
-            return SignedDelta(delta, issued_ns)
+            return SignedDelta(delta, issued_ns, from_mark, mark)
     except WrongSchema:
         raise
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WrongSchema(f"the body is not a feed message: {type(error).__name__}: {error}") from error
-    raise WrongSchema(f"kind is {data['kind']!r}; it must be 'snapshot' or 'delta'")
+    raise WrongSchema(f"kind is {data['kind']!r}; it must be 'snapshot', 'delta' or 'serial'")
+
+
+def _entry_or_object(data: dict[str, Any]) -> Any:
+    return Entry.from_json(data) if "subscriber_prefixes" in data else data
+
+
+def _word(data: dict[str, Any], key: str) -> str:
+    value = data.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}; it must be text")
+    return value
 
 
 def _count(value: Any) -> int:
@@ -231,6 +301,8 @@ def _count(value: Any) -> int:
 def _by_number(entries: Iterable[Entry]) -> dict[int, Entry]:
     found: dict[int, Entry] = {}
     for entry in entries:
+        if not isinstance(entry, Entry):
+            raise ValueError(f"not an allowlist entry: {entry!r}"[:200])
         if entry.registration in found:
             raise ValueError(f"registration {entry.registration} is there twice")
         found[entry.registration] = entry

@@ -1,19 +1,20 @@
-"""The feed's HTTP calls: the public key, signed snapshots, and signed deltas with a long poll. For enforcers, not for people."""
+"""The feed's HTTP calls: the keys, signed snapshots, and signed deltas with a long poll. For enforcers, not for people."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from enforcer.registry import feed
 from enforcer.registry.ledger import Ledger, UnknownSerial
+from enforcer.registry.signing import SigningKeys
 
 # In a quiet time an enforcer tells a living registry from a stale copy of its feed by a fresh signature.
 SNAPSHOT_AGE_NS = 5_000_000_000
@@ -23,18 +24,19 @@ MAX_WAIT_S = 300.0  # proxies and NATs drop quiet connections after some minutes
 class FeedCalls:
     """Serves one ledger's feed. `wake` tells whoever waits that the ledger may have changed; `close` lets them all go."""
 
-    def __init__(
-        self, ledger: Ledger, key: Ed25519PrivateKey, clock: Callable[[], int] = time.time_ns
-    ) -> None:
+    def __init__(self, ledger: Ledger, key: feed.Signer, clock: Callable[[], int] = time.time_ns) -> None:
         self._ledger, self._key, self._clock = ledger, key, clock
         self._changed = asyncio.Event()
         self._is_closing = False
-        self._held: tuple[int, int, str] | None = None
+        self._held: tuple[int, int, bytes, str] | None = None
+        self._rolls = key.rolls if isinstance(key, SigningKeys) else list
 
     def routes(self) -> list[Route]:
-        """GET /feed/key, /feed/snapshot, /feed/deltas."""
+        """GET /feed/key, /feed/keys, /feed/serial, /feed/snapshot, /feed/deltas."""
         return [
             Route("/feed/key", self._get_key, methods=["GET"]),
+            Route("/feed/keys", self._get_keys, methods=["GET"]),
+            Route("/feed/serial", self._get_serial, methods=["GET"]),
             Route("/feed/snapshot", self._get_snapshot, methods=["GET"]),
             Route("/feed/deltas", self._get_deltas, methods=["GET"]),
         ]
@@ -42,10 +44,22 @@ class FeedCalls:
     def snapshot(self) -> str:
         """The signed snapshot of the newest serial; signed again when the serial is new or the signature SNAPSHOT_AGE_NS old."""
         now_ns, serial, held = self._clock(), self._ledger.serial, self._held
-        if held is None or held[0] != serial or now_ns - held[1] >= SNAPSHOT_AGE_NS:
-            body = feed.snapshot_body(self._ledger.allowlist(), now_ns)
-            held = self._held = (serial, now_ns, feed.sign(body, self._key))
-        return held[2]
+        signer = self._key.public_key().public_bytes_raw()
+        if (
+            held is None
+            or (held[0], held[2]) != (serial, signer)
+            or now_ns - held[1] >= SNAPSHOT_AGE_NS
+            or now_ns < held[1]
+        ):
+            body = feed.snapshot_body(self._ledger.allowlist(), now_ns, self._ledger.mark(serial))
+            held = self._held = (serial, now_ns, signer, feed.sign(body, self._key))
+        return held[3]
+
+    def serial(self) -> str:
+        """The signed message that says where the registry stands now: a sign of life that costs no list."""
+        serial = self._ledger.serial
+        standing = feed.Standing(serial, self._clock(), self._ledger.mark(serial))
+        return feed.sign(feed.standing_body(standing), self._key)
 
     async def delta(self, since: int, wait_s: float) -> str | None:
         """The signed delta, waiting for one if need be; None when nothing came in wait_s."""
@@ -56,7 +70,10 @@ class FeedCalls:
                     while self._ledger.serial == since and not self._is_closing:
                         await self._changed.wait()
             delta = self._ledger.delta(since)
-        return None if delta is None else feed.sign(feed.delta_body(delta, self._clock()), self._key)
+        if delta is None:
+            return None
+        marks = (self._ledger.mark(delta.from_serial), self._ledger.mark(delta.serial))
+        return feed.sign(feed.delta_body(delta, self._clock(), *marks), self._key)
 
     def wake(self) -> None:
         self._changed.set()
@@ -69,8 +86,20 @@ class FeedCalls:
     async def _get_key(self, _: Request) -> Response:
         return PlainTextResponse(feed.public_hex(self._key.public_key()))
 
-    async def _get_snapshot(self, _: Request) -> Response:
-        return Response(self.snapshot(), media_type="application/json")
+    async def _get_keys(self, _: Request) -> Response:
+        return JSONResponse([json.loads(message) for message in self._rolls()])
+
+    async def _get_serial(self, _: Request) -> Response:
+        return self._answer(self.serial())
+
+    async def _get_snapshot(self, request: Request) -> Response:
+        # Weak: the list is the same, its signature may be fresher (RFC 9110 section 8.8.1); /feed/serial is the sign of life.
+        serial = self._ledger.serial
+        tag = feed.snapshot_tag(serial, self._ledger.mark(serial))
+        asked = [each.strip() for each in request.headers.get("if-none-match", "").split(",")]
+        if tag in asked or "*" in asked:
+            return self._answer(None, 304, {"etag": tag})
+        return self._answer(self.snapshot(), headers={"etag": tag})
 
     async def _get_deltas(self, request: Request) -> Response:
         try:
@@ -81,9 +110,14 @@ class FeedCalls:
             return JSONResponse({"error": f"{error}; ask for /feed/snapshot"}, 410)
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 422)
-        return (
-            Response(status_code=204) if message is None else Response(message, media_type="application/json")
-        )
+        return self._answer(message, 204 if message is None else 200)
+
+    def _answer(
+        self, message: str | None, status: int = 200, headers: dict[str, str] | None = None
+    ) -> Response:
+        # How many roll-overs there are is not signed: it only tells an enforcer that asking for them is worth while.
+        headers = {"feed-keys": str(len(self._rolls()))} | (headers or {})
+        return Response(message, status, headers, media_type="application/json" if message else None)
 
 
 def _number(request: Request, name: str, default: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import time
@@ -20,6 +21,8 @@ from enforcer.registry.states import (
     after,
     checked_prefixes,
 )
+
+_MARKED = 64  # changes; a backup so old that its next 64 are the same to the nanosecond is the same ledger
 
 
 class UnknownRegistration(LookupError):
@@ -188,6 +191,17 @@ class Ledger:
         add = tuple(Entry.from_json(json.loads(entry)) for _, _, entry, _ in rows if entry is not None)
         remove = tuple(Removal(number, state) for number, state, entry, _ in rows if entry is None)
         return Delta(since, self._serial, add, remove)
+
+    def mark(self, serial: int) -> str:
+        """Which history led to a serial: two ledgers that went different ways have different marks at the same serial.
+
+        A ledger restored from a backup counts the same serials again; the last changes before each tell them apart.
+        """
+        rows = self._database.execute(
+            "SELECT serial, registration, state, entry FROM changes WHERE serial <= ? ORDER BY serial DESC LIMIT ?",
+            (serial, _MARKED),
+        ).fetchall()
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
     def _check(self, serial: int) -> None:
         if not 0 <= serial <= self._serial:

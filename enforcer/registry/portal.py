@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from enforcer.registry.feed import Signer
 from enforcer.registry.feed_calls import FeedCalls
 from enforcer.registry.ledger import Ledger, UnknownRegistration
 from enforcer.registry.states import BadApplication, IllegalTransition, Registration, application
@@ -47,7 +47,7 @@ class Desk:
     """What the calls and the pages do, over one ledger: who may, then the act, then waking whoever waits for a delta."""
 
     def __init__(
-        self, ledger: Ledger, key: Ed25519PrivateKey, tokens: Tokens, clock: Callable[[], int] = time.time_ns
+        self, ledger: Ledger, key: Signer, tokens: Tokens, clock: Callable[[], int] = time.time_ns
     ) -> None:
         self.ledger, self.key = ledger, key
         self._tokens = tokens
