@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import signal
 import time
@@ -11,26 +13,35 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from enforcer import kernel_counts
 from enforcer.allowlist import Allowlist
 from enforcer.audit import Audit, Blocks
+from enforcer.clock import Clock
 from enforcer.config import Config
-from enforcer.dataplanes import Dataplane, DataplaneError
+from enforcer.dataplanes import Count, Dataplane, DataplaneError, Stop
 from enforcer.enforced import Enforced
 from enforcer.failures import Failures, condition_of
-from enforcer.follow import Feed, SerialUnknown, Unreachable
+from enforcer.follow import Feed, NotOffered, SerialUnknown, Unreachable
 from enforcer.intake import Intake
 from enforcer.knowledge import Knowledge
 from enforcer.policy import Policy
+from enforcer.registry.feed import FeedError
+from enforcer.registry.roll import KeyRing
+from enforcer.service import notify
 from enforcer.store import Store
 
 TICK_S = 0.1
 _SLOW_NS = 1_000_000_000
 _COUNTERS_NS = 10_000_000_000
 _LONGEST_WAIT_S = 10.0
+_ASIDE_BYTES = (
+    1 << 18
+)  # a longer message, some thousand entries, takes more than a tick; another thread reads it
+_MOST_STOPS = 100_000  # reports that wait while a list is loaded
 
 
 class Agent:
-    """One enforcer. Everything it does ends in the audit. clock_ns is Unix time."""
+    """One enforcer. Everything it does ends in the audit."""
 
     def __init__(
         self,
@@ -39,55 +50,64 @@ class Agent:
         dataplane: Dataplane,
         key: Ed25519PublicKey,
         audit: Audit,
-        clock_ns: Callable[[], int] = time.time_ns,
+        clock: Clock | None = None,
     ) -> None:
         self.config, self.policy, self.dataplane = config, policy, dataplane
-        self._audit, self._clock_ns = audit, clock_ns
-        self._feed = Feed(config.feed_url)
+        self.audit, self.clock = audit, clock or Clock()
+        self.feed = Feed(config.feed_url)
         knowledge = Knowledge(policy.match)
         kind = "would-block" if policy.mode == "observe" or policy.action == "observe" else "block"
-        self._blocks = Blocks(audit, kind, knowledge.about)
-        self._enforced = Enforced(policy, dataplane, knowledge)
-        self._failures = Failures(policy, audit, dataplane)
-        self._intake = Intake(
-            policy, key, self._failures, self._enforced, Store(config.state), audit, clock_ns
-        )
-        self.take, self.conditions = self._intake.take, self._failures.conditions
-        self._started_ns = self._answered_ns = clock_ns()
-        self._slow_ns = self._counted_ns = 0
+        self.blocks = Blocks(audit, kind, knowledge.about, most_lines=config.audit_lines)
+        self.enforced = Enforced(policy, dataplane, knowledge)
+        self.failures = Failures(policy, audit, dataplane)
+        self._store = Store(config.state)
+        ring, self._unused_rolls = _ring(key, self._store)
+        self.intake = Intake(policy, ring, self.failures, self.enforced, self._store, audit, self.clock)
+        self.take, self.conditions = self.intake.take, self.failures.conditions
+        self.started_ns = self.answered_ns = self.clock.since_boot_ns()
+        self.counts: dict[str, Count] = {}
+        self.stops_dropped = 0
+        self._waiting: list[Stop] = []
+        self._slow_ns = self._counted_ns = self._beat_ns = self.started_ns
         self._counted: dict[str, Any] = {}
+        self._keys_seen = 0
+        self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
+        self._is_aside = False
         self._ending = asyncio.Event()
 
     @property
     def allowlist(self) -> Allowlist | None:
         """What is in force; None when there never was any."""
-        return self._intake.allowlist
+        return self.intake.allowlist
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. What is in the kernel stays there: the policy's agent-dead behaviour takes over."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload, "SIGHUP")
-        self.start()
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self.reload_aside("SIGHUP")))
+        ticking = asyncio.create_task(self._tick_for_ever())
+        await self._aside(self.start)
+        notify("READY=1")
         loop.add_reader(self.dataplane.fileno(), self._read_stops)
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tick_for_ever())]
+        tasks = [asyncio.create_task(self._follow()), ticking]
         ended = asyncio.create_task(self._ending.wait())
         try:
             done, _ = await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {ended}:
                 task.result()  # raises what ended it
         finally:
+            notify("STOPPING=1")
             for task in (*tasks, ended):
                 task.cancel()
             await asyncio.wait([*tasks, ended])
             loop.remove_reader(self.dataplane.fileno())
-            await self._feed.close()
+            await self.feed.close()
             self._stop()
 
     def start(self) -> None:
         """Load what was kept from before, or say that there is nothing. Raises DataplaneError when not even that can be loaded."""
-        self._audit.write(
+        self.audit.write(
             "started",
             pid=os.getpid(),
             policy=self.policy.name,
@@ -95,59 +115,108 @@ class Agent:
             dataplane=self.dataplane.name,
             feed=self.config.feed_url,
         )
-        self._intake.load_kept()
+        if self._unused_rolls:
+            self.failures.refuse("bad-key-roll", self._unused_rolls)
+        with contextlib.suppress(OSError):  # a full disk is found out when something is to be kept
+            if self._store.begin_running():
+                self.failures.begin("agent-dead", "the agent before this one ended without saying so")
+        with contextlib.suppress(
+            DataplaneError
+        ):  # what an agent before this one loaded is in force until ours is
+            self.dataplane.beat()
+        self.intake.load_kept()
         self.dataplane.beat()
+        self.failures.end("agent-dead")
+        self._look_at_counts()
 
     def reload(self, why: str = "asked") -> None:
         """Load the whole list into the dataplane again."""
         try:
-            self._intake.reload(why)
+            self.intake.reload(why)
         except DataplaneError as error:
-            self._failures.begin(condition_of(error), str(error))
+            self.failures.begin(condition_of(error), str(error))
 
-    def status(self) -> dict[str, Any]:
-        now_ns = self._clock_ns()
-        counts = self.dataplane.counters()
-        return {
-            "pid": os.getpid(),
-            "uptime_s": round((now_ns - self._started_ns) / 1e9, 1),
-            "policy": self.policy.name,
-            "mode": self.policy.mode,
-            "dataplane": self.dataplane.name,
-            "serial": None if self.allowlist is None else self.allowlist.serial,
-            "entries": len(self.allowlist.entries) if self.allowlist else 0,
-            "loaded": len(self._enforced.loaded),
-            "issued_age_s": round((now_ns - self._intake.issued_ns) / 1e9, 1)
-            if self._intake.issued_ns
-            else None,
-            "answered_age_s": round((now_ns - self._answered_ns) / 1e9, 1),
-            "failures": dict(self.conditions.lasting),
-            "failure_counts": {name: count for name, count in self.conditions.times.items() if count},
-            "fallback": self.conditions.fallback,
-            "counters": {name: count.packets for name, count in sorted(counts.items()) if count.packets},
-            "reports_lost": self.dataplane.lost_events(),
-        }
+    async def reload_aside(self, why: str) -> None:
+        """As `reload`, without keeping anything else waiting."""
+        await self._aside(self.reload, why)
+
+    async def _aside(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do it in another thread. Meanwhile the loop beats, reads reports and answers, and leaves the dataplane's rules alone."""
+        while self._is_aside:
+            await asyncio.sleep(TICK_S)
+        self._is_aside = True
+        gc.disable()  # a collection among a million new entries stops every thread for a second
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        finally:
+            gc.enable()
+            gc.freeze()
+            self._is_aside = False
 
     async def _follow(self) -> None:
-        wait_s = min(_LONGEST_WAIT_S, max(0.2, self.policy.on_failure.registry_unreachable_after_ns / 2e9))
         while True:
             try:
-                if self._intake.wants_snapshot or self.allowlist is None:
-                    message = await self._feed.snapshot()
-                else:
-                    message = await self._feed.delta(self.allowlist.serial, wait_s)
+                was_useful = await self._ask()
             except Unreachable:
+                was_useful = False
+            if not was_useful:
                 await asyncio.sleep(self.config.poll_ns / 1e9)
-                continue
-            except SerialUnknown:
-                self._answered()
-                self._intake.wants_snapshot = True
-                continue
-            self._answered()
+
+    async def _ask(self) -> bool:
+        """One question to the registry. False: the answer was of no use, so the next may wait. Raises Unreachable."""
+        intake, began_s = self.intake, time.monotonic()
+        if intake.wants_standing and intake.allowlist is not None:
+            with contextlib.suppress(NotOffered):
+                message = await self.feed.standing()
+                await self._answered()
+                return intake.take_standing(message)
+            intake.wants_standing, intake.wants_snapshot = False, True
+        if intake.wants_snapshot or intake.allowlist is None:
+            message = await self.feed.snapshot(intake.tag)
+            await self._answered()
             if message is None:
-                self._intake.wants_snapshot = self._intake.is_old()
-            elif not self.take(message):
-                await asyncio.sleep(self.config.poll_ns / 1e9)
+                intake.wants_snapshot, intake.wants_standing = False, True
+                return True
+        else:
+            wait_s = self._wait_s()
+            try:
+                message = await self.feed.delta(intake.allowlist.serial, wait_s)
+            except SerialUnknown:
+                await self._answered()
+                intake.wants_snapshot = True
+                return True
+            await self._answered()
+            if message is None:
+                intake.wants_standing = intake.is_old() or "clock-jumped" in self.conditions.lasting
+                return (
+                    time.monotonic() - began_s > wait_s / 2
+                )  # whoever answers at once is not asked again at once
+        if len(message) > _ASIDE_BYTES:
+            was_taken = await self._aside(self.take, message)
+        else:
+            while self._is_aside:
+                await asyncio.sleep(TICK_S)
+            was_taken = self.take(message)
+        if "signature-wrong" in self.conditions.lasting:
+            self._keys_seen = -1  # perhaps the key was rolled over
+        return was_taken
+
+    def _wait_s(self) -> float:
+        return min(_LONGEST_WAIT_S, max(0.2, self.policy.on_failure.registry_unreachable_after_ns / 2e9))
+
+    async def _answered(self) -> None:
+        self.note_answer()
+        if self.feed.announced != self._keys_seen:
+            announced = self.feed.announced
+            with contextlib.suppress(NotOffered):
+                self.intake.learn_keys(await self.feed.rolls())
+            self._keys_seen = announced
+
+    def note_answer(self) -> None:
+        """The registry has answered, whatever it said."""
+        self.answered_ns = self.clock.since_boot_ns()
+        if not self._is_aside:
+            self.failures.end("registry-unreachable")
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -155,74 +224,153 @@ class Agent:
             await asyncio.sleep(TICK_S)
 
     def tick(self) -> None:
-        now_ns = self._clock_ns()
+        """What is due: beats, validity, the behaviour of failures that have lasted long enough, lines of the audit."""
+        boot_ns = self.clock.since_boot_ns()
+        self._beat(boot_ns)
+        if self._is_aside:
+            return
+        now_ns = self.clock.now_ns()
+        self._note_waiting(boot_ns)
         failure = self.policy.on_failure
-        if now_ns - self._answered_ns > failure.registry_unreachable_after_ns:
-            self._failures.begin("registry-unreachable")
+        if boot_ns - self.answered_ns > failure.registry_unreachable_after_ns:
+            self.failures.begin("registry-unreachable")
+        age_ns = now_ns - self.intake.issued_ns
         if (
             self.allowlist is not None
             and "registry-unreachable" not in self.conditions.lasting
-            and now_ns - self._intake.issued_ns > failure.feed_stale_after_ns
+            and age_ns > failure.feed_stale_after_ns
         ):
-            self._failures.begin("feed-stale", f"issued {(now_ns - self._intake.issued_ns) / 1e9:.0f} s ago")
-        self._intake.validity(now_ns)
-        self._enforced.end_finishing(now_ns)
-        self._blocks.flush(now_ns)
-        if now_ns - self._slow_ns >= _SLOW_NS:
-            self._slow_ns = now_ns
-            self._look_after(now_ns)
+            self.failures.begin("feed-stale", f"issued {age_ns / 1e9:.0f} s ago")
+        self._look_at_clock()
+        self.intake.validity(now_ns)
+        self.enforced.end_finishing(now_ns)
+        self.blocks.flush(boot_ns)
+        if boot_ns - self._slow_ns >= _SLOW_NS:
+            self._slow_ns = boot_ns
+            self._look_after(boot_ns)
 
-    def _look_after(self, now_ns: int) -> None:
+    def _beat(self, boot_ns: int) -> None:
+        late_ns = boot_ns - self._beat_ns
+        if late_ns < _SLOW_NS:
+            return
+        self._beat_ns = boot_ns
+        notify("WATCHDOG=1")
+        try:
+            self.dataplane.beat()
+        except (DataplaneError, OSError) as error:
+            if not self._is_aside:
+                self.failures.begin("dataplane-dead", str(error))
+        if late_ns > self.policy.on_failure.agent_dead_after_ns and not self._is_aside:
+            self.failures.begin("agent-dead", f"nothing was done for {late_ns / 1e9:.1f} s")
+            self.failures.end("agent-dead")
+
+    def _look_at_clock(self) -> None:
+        jump_ns = self.clock.jump_ns()
+        if jump_ns:
+            if "clock-jumped" not in self.conditions.lasting:
+                self.intake.wants_standing = True
+            self.failures.begin("clock-jumped", f"the wall clock is {jump_ns / 1e9:+.1f} s off")
+        else:
+            self.failures.end("clock-jumped")
+
+    def _look_after(self, boot_ns: int) -> None:
         try:
             if not self.dataplane.is_alive():
-                self._failures.begin("dataplane-dead", "its rules are gone")
+                self.failures.begin("dataplane-dead", "its rules are gone")
             if "dataplane-dead" in self.conditions.lasting:
-                self._intake.reload("dataplane-dead")
-            self.dataplane.beat()
-            self._enforced.sweep()
-            if now_ns - self._counted_ns >= _COUNTERS_NS:
-                self._counted_ns = now_ns
-                self._write_counters()
+                self.intake.reload("dataplane-dead")
+            self.enforced.sweep()
+            self._look_at_counts()
         except (DataplaneError, OSError) as error:
-            self._failures.begin("dataplane-dead", str(error))
+            self.failures.begin("dataplane-dead", str(error))
+        self._look_at_disk()
+        if boot_ns - self._counted_ns >= _COUNTERS_NS:
+            self._counted_ns = boot_ns
+            self._write_counters()
+
+    def _look_at_counts(self) -> None:
+        self.counts = self.dataplane.counters()
+        queue = kernel_counts.queue(self.config.log_group) if self.dataplane.name == "nfqueue" else None
+        counted = {
+            "reports-lost": self.reports_lost,
+            "conntrack-full": kernel_counts.conntrack_drops() if self.dataplane.name != "bpf" else 0,
+            "queue-full": queue.dropped if queue else 0,
+        }
+        for condition, count in counted.items():
+            if self._rising[condition].look(count):
+                self.failures.begin(condition)
+            else:
+                self.failures.end(condition)
+
+    def _look_at_disk(self) -> None:
+        self.audit.tell_lost()
+        if self.audit.failing:
+            self.failures.begin("disk-full", f"{self.config.audit}: {self.audit.failing}")
+        elif "disk-full" in self.conditions.lasting:
+            with contextlib.suppress(OSError):
+                self.intake.keep_again()
+                self.failures.end("disk-full")
+
+    @property
+    def reports_lost(self) -> int:
+        """Reports about stopped packets that nobody read in time."""
+        return self.dataplane.lost_events() + self.stops_dropped
 
     def _read_stops(self) -> None:
-        now_ns = self._clock_ns()
-        for stop in self.dataplane.events():
-            self._blocks.note(stop, now_ns)
+        stops = self.dataplane.events()
+        room = _MOST_STOPS - len(self._waiting)
+        self._waiting += stops[:room]
+        self.stops_dropped += max(0, len(stops) - room)
+        if not self._is_aside:
+            self._note_waiting(self.clock.since_boot_ns())
 
-    def _answered(self) -> None:
-        self._answered_ns = self._clock_ns()
-        self._failures.end("registry-unreachable")
+    def _note_waiting(self, boot_ns: int) -> None:
+        waiting, self._waiting = self._waiting, []
+        for stop in waiting:
+            self.blocks.note(stop, boot_ns)
 
     def _write_counters(self) -> None:
         counts = {
             name: {"packets": count.packets, "bytes": count.bytes}
-            for name, count in sorted(self.dataplane.counters().items())
+            for name, count in sorted(self.counts.items())
             if count.packets
         }
         if counts != self._counted:
             self._counted = counts
-            self._audit.write(
-                "counters",
-                counters=counts,
-                reported=self._blocks.reported,
-                reports_lost=self.dataplane.lost_events(),
+            self.audit.write(
+                "counters", counters=counts, reported=self.blocks.reported, reports_lost=self.reports_lost
             )
 
     def _stop(self) -> None:
         self._read_stops()
-        self._blocks.flush(self._clock_ns(), everything=True)
+        self.blocks.flush(self.clock.since_boot_ns(), everything=True)
         try:
-            self._write_counters()
-        except OSError as error:
-            self._audit.write(
+            self._look_at_counts()
+        except (DataplaneError, OSError) as error:
+            self.audit.write(
                 "failure", condition="dataplane-dead", state="begun", behaviour="none", text=str(error)
             )
+        self._write_counters()
         failure = self.policy.on_failure
-        self._audit.write(
+        self.audit.write(
             "stopped",
             leaves="the rules as they are loaded",
             agent_dead=failure.agent_dead,
             agent_dead_after_ns=failure.agent_dead_after_ns,
         )
+        with contextlib.suppress(OSError):
+            self._store.end_running()
+
+
+_COUNTED = ("reports-lost", "conntrack-full", "queue-full")
+
+
+def _ring(key: Ed25519PublicKey, store: Store) -> tuple[KeyRing, str]:
+    """The keys trusted from before; and what is wrong with the roll-overs that are kept, if it is."""
+    try:
+        return KeyRing(key, store.rolls()), ""
+    except (
+        FeedError,
+        ValueError,
+    ) as error:  # such as after somebody has put another key into the configuration
+        return KeyRing(key), f"the key roll-overs kept in {store.folder} are not used: {error}"

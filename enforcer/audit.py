@@ -6,6 +6,8 @@ Every line has `time` (RFC 3339, UTC), `monotonic_ns`, `realtime_ns` and `kind`:
   refused-update            word, text: an update that changed nothing
   failure                   condition, state ("begun", "ended"), behaviour ("keep", "allow", "block", "accept")
   block, would-block        reason, protocol, transport, src, src_port, dst, dst_port, registration, registration_state, count
+  not-listed                reason, protocol, count: stopped packets of a second that had more lines than the audit takes
+  lines-lost                count: lines for which the disk had no room, told as soon as it has some again
   counters                  packets and bytes by reason, once in a while
 """
 
@@ -13,33 +15,62 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from enforcer.audit_file import AuditFile
 from enforcer.dataplanes import Stop
 
 REPEAT_WINDOW_NS = 1_000_000_000
 _MOST_FLOWS = 100_000
+MOST_FILE_BYTES, MOST_FILES = 100_000_000, 10
+MOST_LINES = 1000  # a second, about stopped packets; the kernel reports no more of one reason and protocol
 
 
 class Audit:
-    """Appends to a file; each line reaches it whole, at once. Raises OSError when the file cannot be written."""
+    """Appends to a file; each line reaches it whole, at once, or is counted in `lost`. Raises OSError when it cannot be opened."""
 
     def __init__(
         self,
         path: Path,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         realtime_ns: Callable[[], int] = time.time_ns,
+        most_bytes: int = MOST_FILE_BYTES,
+        most_files: int = MOST_FILES,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = AuditFile(path, most_bytes, most_files)
+        self._told_lost = 0
         self._monotonic_ns, self._realtime_ns = monotonic_ns, realtime_ns
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self._file.lost
+
+    @property
+    def failing(self) -> str:
+        """Why lines cannot be written now; "" when they can."""
+        return self._file.failing
 
     def write(self, kind: str, at_ns: int | None = None, **data: Any) -> None:
         """One line. at_ns (Unix): when it happened, if that was before now."""
+        self.tell_lost()
+        self._append(kind, at_ns, data)
+
+    def tell_lost(self) -> None:
+        """Try again to write how many lines were lost; each line does so first."""
+        lost = self._file.lost
+        if lost > self._told_lost:
+            if self._append("lines-lost", None, {"count": lost - self._told_lost}):
+                self._told_lost = lost
+            else:
+                self._file.lost = lost  # this line is not one of them
+
+    def _append(self, kind: str, at_ns: int | None, data: dict[str, Any]) -> bool:
         now_ns = self._realtime_ns()
         at_ns = now_ns if at_ns is None else min(at_ns, now_ns)
         head = {
@@ -48,7 +79,7 @@ class Audit:
             "realtime_ns": at_ns,
             "kind": kind,
         }
-        self._file.write(json.dumps(head | data, separators=(",", ":")) + "\n")
+        return self._file.write(json.dumps(head | data, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         self._file.close()
@@ -73,7 +104,11 @@ class Blocks:
     kind: str
     describe: Callable[[Stop], dict[str, Any]]
     reported: int = 0
+    most_lines: int = MOST_LINES
     _flows: dict[tuple[Any, ...], _Repeats] = field(default_factory=dict)
+    _lines: int = 0
+    _second_ends_ns: int = 0
+    _not_listed: Counter[tuple[str, str | None]] = field(default_factory=Counter)
 
     def note(self, stop: Stop, now_ns: int) -> None:
         self.reported += 1
@@ -83,6 +118,10 @@ class Blocks:
             held.count += 1
             held.stop = stop
             return
+        self._turn_second(now_ns)
+        if self._lines >= self.most_lines:
+            self._not_listed[stop.reason, stop.protocol] += 1
+            return
         if len(self._flows) >= _MOST_FLOWS:
             self.flush(now_ns, everything=True)
         data = self.describe(stop)
@@ -91,6 +130,7 @@ class Blocks:
 
     def flush(self, now_ns: int, everything: bool = False) -> None:
         """Write the repeats whose second is over; call it a few times a second."""
+        self._turn_second(now_ns, everything)
         for key, held in list(self._flows.items()):
             if not everything and now_ns < held.window_ends_ns:
                 continue
@@ -102,7 +142,16 @@ class Blocks:
             if everything:
                 del self._flows[key]
 
+    def _turn_second(self, now_ns: int, at_once: bool = False) -> None:
+        if now_ns < self._second_ends_ns and not at_once:
+            return
+        for (reason, protocol), count in sorted(self._not_listed.items(), key=str):
+            self.audit.write("not-listed", reason=reason, protocol=protocol, count=count)
+        self._not_listed.clear()
+        self._lines, self._second_ends_ns = 0, now_ns + REPEAT_WINDOW_NS
+
     def _write(self, stop: Stop, data: dict[str, Any], count: int) -> None:
+        self._lines += 1
         self.audit.write(
             self.kind,
             stop.time_ns,

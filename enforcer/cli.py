@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from enforcer.replay.command import replay
 from enforcer.yamlfile import FileError
 
 
@@ -28,6 +29,8 @@ class Broken(click.ClickException):
 def main() -> None:
     """A VPN allowlist in the path of traffic: follows the registry's feed, drives a dataplane, keeps an audit."""
 
+
+main.add_command(replay)
 
 _config = click.option(
     "--config",
@@ -76,10 +79,16 @@ def status(config_file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    for key, value in answer.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {each}" for name, each in value.items()) or "none"
-        click.echo(f"{key.replace('_', ' '):<16} {'none' if value is None else value}")
+    from enforcer.status import render
+
+    click.echo(render(answer))
+
+
+@main.command()
+@_config
+def metrics(config_file: Path) -> None:
+    """The running enforcer's metrics in Prometheus' text format; see `metrics` in the configuration to serve them."""
+    click.echo(_ask(config_file, "metrics"), nl=False)
 
 
 @main.command()

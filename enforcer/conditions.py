@@ -19,7 +19,16 @@ CONDITIONS = {
     "serial-wrong": "a message's serial goes back, or does not follow",
     "table-full": "the allowlist does not fit the dataplane's table",
     "dataplane-dead": "the dataplane's rules are gone or cannot be changed",
+    "agent-dead": "this agent was stopped, or one before it was killed; meanwhile the kernel did what the policy says",
+    "queue-full": "more packets waited for a decision than the kernel keeps",
+    "conntrack-full": "the kernel's table of connections is full: it drops packets of new flows before any rule sees them",
+    "reports-lost": "the kernel reported stopped packets faster than they were read; its counters have them all",
+    "disk-full": "the audit or the state cannot be written",
+    "clock-jumped": "the wall clock was set; the enforcer goes on by its own",
 }
+
+# The kernel acts on these by itself, on the packets they concern; they say nothing about the rest of the traffic.
+_BY_THE_KERNEL = frozenset({"agent-dead", "queue-full", "conntrack-full", "reports-lost"})
 
 
 @dataclass(slots=True)
@@ -31,7 +40,8 @@ class Conditions:
     times: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, 0))
 
     def behaviour(self, condition: str) -> str:
-        return getattr(self.policy, condition.replace("-", "_"))
+        """The policy's word; "keep" where no policy has a say."""
+        return getattr(self.policy, condition.replace("-", "_"), "keep")
 
     def begin(self, condition: str) -> bool:
         if condition in self.lasting:
@@ -46,9 +56,10 @@ class Conditions:
     @property
     def fallback(self) -> Fallback:
         """ "block" wins over "allow", and both over "keep"."""
-        if "block" in self.lasting.values():
-            return "block"
-        return "allow" if "allow" in self.lasting.values() else "keep"
+        wanted = {
+            behaviour for condition, behaviour in self.lasting.items() if condition not in _BY_THE_KERNEL
+        }
+        return "block" if "block" in wanted else "allow" if "allow" in wanted else "keep"
 
 
 def shrinks_too_much(before: int, removed: int, limit_ratio: float) -> bool:

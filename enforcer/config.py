@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from enforcer.audit import MOST_FILE_BYTES, MOST_FILES, MOST_LINES
 from enforcer.filemodel import Duration, FileModel, validate
 from enforcer.yamlfile import FileError, read
 
@@ -29,6 +31,11 @@ class Config:
     outside: tuple[str, ...]
     log_group: int
     most_cells: int
+    metrics: tuple[str, int] | None = None
+    user: str | None = None
+    audit_bytes: int = MOST_FILE_BYTES
+    audit_files: int = MOST_FILES
+    audit_lines: int = MOST_LINES
 
 
 class FeedFile(FileModel):
@@ -63,6 +70,16 @@ class ConfigFile(FileModel):
     """NFLOG group the kernel reports stopped packets to; one program a group."""
     most_cells: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
     """How large an allowlist the dataplane may take, in cells (subscriber × endpoint × port × protocol)."""
+    metrics: str | None = Field(default=None, pattern=r"^(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}$")
+    """Address and port for Prometheus, such as 127.0.0.1:9469 or [::1]:9469; nothing listens when left out."""
+    user: str | None = Field(default=None, min_length=1)
+    """Who to go on as after the start as root; the state, audit and control folders become this user's."""
+    audit_megabytes: Annotated[int, Field(ge=1, le=1_000_000)] = MOST_FILE_BYTES // 1_000_000
+    """How long one file of the audit may become; then it is AUDIT.1, and so on."""
+    audit_files: Annotated[int, Field(ge=1, le=10_000)] = MOST_FILES
+    """How many files of the audit are kept, the one that is written among them."""
+    audit_lines: Annotated[int, Field(ge=1, le=1_000_000)] = MOST_LINES
+    """How many lines a second the audit takes about stopped packets; the rest are counted by reason and protocol."""
 
 
 def load_config(path: Path) -> Config:
@@ -77,6 +94,12 @@ def load_config(path: Path) -> Config:
         if len(str(folder / model.control).encode()) > 107:  # sun_path, unix(7)
             document.add(
                 ("control",), "longer than a socket's path may be (107 bytes)", "write a shorter path"
+            )
+        if model.metrics is not None and not 0 < int(model.metrics.rpartition(":")[2]) < 65536:
+            document.add(("metrics",), "not a port", "write a port from 1 to 65535")
+        if model.user is not None and not _is_user(model.user):
+            document.add(
+                ("user",), f"{model.user!r} is not a user here", "make it: useradd --system " + model.user
             )
     if model is None or document.problems:
         raise FileError(document.problems)
@@ -95,4 +118,24 @@ def load_config(path: Path) -> Config:
         outside=tuple(model.outside),
         log_group=model.log_group,
         most_cells=model.most_cells,
+        metrics=_address(model.metrics),
+        user=model.user,
+        audit_bytes=model.audit_megabytes * 1_000_000,
+        audit_files=model.audit_files,
+        audit_lines=model.audit_lines,
     )
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True

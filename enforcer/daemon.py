@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from enforcer import control
+from enforcer import control, metrics
 from enforcer.agent import Agent
 from enforcer.audit import Audit
 from enforcer.config import Config, load_config
 from enforcer.dataplanes import Dataplane
 from enforcer.policy import Policy, load_policy
 from enforcer.registry.feed import load_public_key
+from enforcer.status import status
 
 
 def run_agent(config_file: Path) -> None:
@@ -20,13 +24,14 @@ def run_agent(config_file: Path) -> None:
     config = load_config(config_file)
     policy = load_policy(config.policy)
     key = load_public_key(config.feed_key)
-    dataplane = open_dataplane(config, policy)
-    audit = Audit(config.audit)
-    try:
-        asyncio.run(_serve(Agent(config, policy, dataplane, key, audit), config))
-    finally:
-        dataplane.close()
-        audit.close()
+    with _alone():
+        dataplane = open_dataplane(config, policy)
+        audit = Audit(config.audit, most_bytes=config.audit_bytes, most_files=config.audit_files)
+        try:
+            asyncio.run(_serve(Agent(config, policy, dataplane, key, audit), config))
+        finally:
+            dataplane.close()
+            audit.close()
 
 
 def open_dataplane(config: Config, policy: Policy) -> Dataplane:
@@ -44,14 +49,38 @@ def open_dataplane(config: Config, policy: Policy) -> Dataplane:
     return BpfDataplane(policy, config.inside, config.most_cells)
 
 
-async def _serve(agent: Agent, config: Config) -> None:
-    def reload() -> dict[str, Any]:
-        agent.reload("control")
-        return agent.status()
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One agent a network namespace, be it ever so hung: two would undo each other's rules. Raises ValueError.
 
-    server = await control.serve(config.control, {"status": agent.status, "reload": reload})
+    An abstract socket's name belongs to its network namespace and goes with the process that holds it (unix(7)).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as holding:
+        try:
+            holding.bind("\0allowlist-enforcer")
+        except OSError as error:
+            raise ValueError(
+                "another enforcer runs in this network namespace (`ss -xlp | grep allowlist-enforcer` names it); stop it first"
+            ) from error
+        holding.listen(1)
+        yield
+
+
+async def _serve(agent: Agent, config: Config) -> None:
+    def told() -> dict[str, Any]:
+        return status(agent)
+
+    async def reload() -> dict[str, Any]:
+        await agent.reload_aside("control")
+        return status(agent)
+
+    commands = {"status": told, "reload": reload, "metrics": lambda: metrics.render(told()).decode()}
+    servers = [await control.serve(config.control, commands)]
+    if config.metrics is not None:
+        servers.append(await metrics.serve(config.metrics, told))
     try:
         await agent.run()
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         config.control.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from enforcer.agent import Agent
 from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.audit import Audit
+from enforcer.clock import Clock
 from enforcer.config import Config
 from enforcer.dataplanes import Count, DataplaneError, Stop
 from enforcer.policy import parse_policy
@@ -105,8 +106,10 @@ class Bench:
             log_group=1,
             most_cells=1,
         )
+        self.clock_ahead_ns = 0
         audit = Audit(self.path, realtime_ns=lambda: self.now_ns)
-        self.agent = Agent(config, policy, self.dataplane, KEY.public_key(), audit, lambda: self.now_ns)
+        clock = Clock(lambda: self.now_ns + self.clock_ahead_ns, lambda: self.now_ns)
+        self.agent = Agent(config, policy, self.dataplane, KEY.public_key(), audit, clock)
         self.agent.start()
 
     def snapshot(self, serial, *entries, key=KEY, issued_ns=None):

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from enforcer.allowlist import Removal
 from enforcer.dataplanes import Stop, TableFull
+from enforcer.status import status
 from tests.agent_bench import STRICT, Bench, S, entry, on_failure
 
 
@@ -117,7 +118,7 @@ def test_a_registry_that_does_not_answer(tmp_path, behaviour):
     bench.pass_time(0.2)
     assert bench.dataplane.fallback == behaviour
     assert bench.dataplane.held.keys() == {7}
-    bench.agent._answered()
+    bench.agent.note_answer()
     assert bench.dataplane.fallback == "keep"
 
 
@@ -125,7 +126,7 @@ def test_a_feed_whose_newest_message_is_old(tmp_path):
     bench = Bench(tmp_path, on_failure(feed_stale="allow", feed_stale_after_ns=60 * S))
     bench.snapshot(1, entry(7))
     for _ in range(61):
-        bench.agent._answered()
+        bench.agent.note_answer()
         bench.pass_time(1)
     assert bench.dataplane.fallback == "allow"
     assert bench.snapshot(1, entry(7))  # the same list, signed anew
@@ -264,7 +265,7 @@ def test_status_says_what_is_enforced_and_what_is_broken(tmp_path):
     bench = Bench(tmp_path)
     bench.snapshot(4, entry(7))
     bench.pass_time(30)
-    status = bench.agent.status()
-    assert (status["serial"], status["loaded"], status["fallback"]) == (4, 1, "keep")
-    assert status["failures"] == {"registry-unreachable": "keep"}
-    assert status["issued_age_s"] == 30.0
+    told = status(bench.agent)
+    assert (told["serial"], told["loaded"], told["fallback"]) == (4, 1, "keep")
+    assert told["failures"] == {"registry-unreachable": "keep"}
+    assert told["issued_age_s"] == 30.0
