@@ -6,21 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from enforcer.filemodel import Duration, FileModel, Prefix, Rate, Ratio, validate
+from enforcer.filemodel import validate
+from enforcer.policy_check import cross_check
+from enforcer.policy_file import AT_ONCE, Action, Fallback, Match, Mode, PolicyFile
 from enforcer.units import render_duration, render_rate, render_ratio
 from enforcer.yamlfile import Document, FileError, parse, read
-
-Mode = Literal["enforce", "observe"]
-Match = Literal["subscriber", "endpoint", "subscriber+endpoint"]
-Action = Literal["drop", "reject", "police", "observe"]
-Fallback = Literal["keep", "allow", "block", "accept"]
-GovernedProtocol = Literal[
-    "wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "esp", "ah", "l2tp", "pptp", "openconnect"
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,128 +111,8 @@ def check_policy(document: Document) -> Policy | None:
     model = validate(document, PolicyFile)
     if model is None:
         return None
-    _cross_check(document, model)
+    cross_check(document, model)
     return None if document.problems else _policy(model)
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-RecogniseBy = Literal["ports", "first-packets"]
-
-
-class NamedEndpointFile(FileModel):
-    protocol: GovernedProtocol
-    """The VPN protocol spoken there."""
-    endpoints: list[Prefix] = Field(min_length=1)
-    """Addresses or prefixes of the servers."""
-    ports: list[Port] = []
-    """Ports of the servers; empty means any."""
-
-
-class ExemptionFile(FileModel):
-    name: str
-    """A word for reports and audits."""
-    reason: str
-    """Why this passes without a registration."""
-    protocols: list[GovernedProtocol] = []
-    """VPN protocols; empty means any."""
-    endpoints: list[Prefix] = []
-    """Addresses or prefixes of the servers; empty means any."""
-    ports: list[Port] = []
-    """Ports of the servers; empty means any."""
-    subscribers: list[Prefix] = []
-    """Addresses or prefixes of the subscribers; empty means any."""
-
-
-class UnregisteredFile(FileModel):
-    action: Action
-    """drop, reject (with an ICMP error or TCP reset), police (slow down to rate) or observe (let pass, and record)."""
-    rate: Rate | None = None
-    """Rate per flow for action police."""
-
-
-class RevocationFile(FileModel):
-    live_flows: Literal["cut", "let-finish"]
-    """What a revocation does to a flow that is under way."""
-    within: Duration | None = None
-    """With let-finish: how long a flow may go on."""
-
-
-class KeepAllowBlockFile(FileModel):
-    do: Literal["keep", "allow", "block"]
-    """keep the last good allowlist, allow every VPN flow, or block every VPN flow."""
-
-
-class AllowBlockFile(FileModel):
-    do: Literal["allow", "block"]
-    """allow every VPN flow, or block every VPN flow."""
-
-
-class TimedFallbackFile(FileModel):
-    after: Duration
-    """How long the condition lasts before it counts."""
-    do: Literal["keep", "allow", "block"]
-    """keep the last good allowlist, allow every VPN flow, or block every VPN flow."""
-
-
-class ShrinkFile(FileModel):
-    by_more_than: Ratio
-    """The share of entries one update may remove."""
-    do: Literal["keep", "accept", "allow", "block"]
-    """keep the last good allowlist, accept the update after all, allow or block every VPN flow."""
-
-
-class OnFailureFile(FileModel):
-    no_allowlist_yet: AllowBlockFile
-    """The enforcer has started and has never had a good allowlist."""
-    registry_unreachable: TimedFallbackFile
-    """No answer from the registry."""
-    feed_stale: TimedFallbackFile
-    """The registry answers, but its newest message was issued long ago."""
-    feed_shrinks: ShrinkFile
-    """One update removes more than a share of the entries."""
-    signature_wrong: KeepAllowBlockFile
-    """A message's signature does not fit the key."""
-    serial_wrong: KeepAllowBlockFile
-    """A message's serial goes back, or does not follow."""
-    table_full: KeepAllowBlockFile
-    """The allowlist does not fit the dataplane's table."""
-    dataplane_dead: KeepAllowBlockFile
-    """The dataplane's rules are gone or cannot be changed."""
-    agent_dead: TimedFallbackFile
-    """The program that follows the feed has stopped."""
-    queue_full: AllowBlockFile = AllowBlockFile(do="block")
-    """More packets wait for a decision than the kernel keeps (nfqueue only): those without room pass, or are dropped."""
-    disk_full: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
-    """The audit or the state cannot be written."""
-    clock_jumped: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
-    """The wall clock was set, until a signed message shows that it agrees with the registry's."""
-
-
-class PolicyFile(FileModel):
-    """A *.policy.yaml file: what counts as VPN, who may use it, what happens to the rest, and to what breaks."""
-
-    policy: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
-    """The policy's name: small letters, digits and '-'."""
-    title: str
-    """One sentence for people."""
-    mode: Mode
-    """enforce, or observe: decide and record everything, stop nothing."""
-    governs: list[GovernedProtocol] = Field(min_length=1)
-    """The VPN protocols this policy applies to."""
-    recognise_by: list[RecogniseBy] = Field(default=["ports", "first-packets"], min_length=1)
-    """What shows a VPN: documented ports, or on any port the first message of a documented protocol (IP protocol numbers always do)."""
-    named_endpoints: list[NamedEndpointFile] = []
-    """Endpoints whose every flow counts as VPN (TLS VPNs cannot be recognised by their headers)."""
-    match: Match
-    """What a flow is compared with: the registered line, the registered endpoint, or both."""
-    unregistered: UnregisteredFile
-    """What happens to VPN flows without a matching registration."""
-    revocation: RevocationFile
-    """What a revocation does to live flows."""
-    exempt: list[ExemptionFile] = []
-    """VPN traffic that passes without a registration."""
-    on_failure: OnFailureFile
-    """What to do on each kind of failure; nothing is implicit."""
 
 
 def _checked(document: Document) -> Policy:
@@ -248,66 +120,6 @@ def _checked(document: Document) -> Policy:
     if document.problems or policy is None:
         raise FileError(document.problems)
     return policy
-
-
-def _cross_check(document: Document, model: PolicyFile) -> None:
-    # A required key may be None here: its absence is noted already.
-    if model.unregistered and model.unregistered.action == "police" and model.unregistered.rate is None:
-        document.add(("unregistered",), "action police has no rate", "add 'rate: 64kbit'")
-    if model.unregistered and model.unregistered.action != "police" and model.unregistered.rate is not None:
-        document.add(
-            ("unregistered", "rate"),
-            "only action police has a rate",
-            "remove it, or write 'action: police'",
-            True,
-        )
-    if model.revocation and model.revocation.live_flows == "let-finish" and model.revocation.within is None:
-        document.add(("revocation",), "let-finish has no bound", "add 'within: 30s'")
-    if model.revocation and model.revocation.live_flows == "cut" and model.revocation.within is not None:
-        document.add(
-            ("revocation", "within"), "cut is at once", "remove it, or write 'live-flows: let-finish'", True
-        )
-    named = {endpoint.protocol for endpoint in model.named_endpoints}
-    for index, protocol in enumerate(model.governs or []):
-        if protocol in model.governs[:index]:
-            document.add(("governs", index), f"{protocol!r} is there twice", "keep one of them")
-        if protocol == "openconnect" and protocol not in named:
-            document.add(
-                ("governs", index),
-                "'openconnect' cannot be told from HTTPS by its headers (not classifiable on the wire)",
-                "leave it out, or name its servers under named-endpoints",
-            )
-    for index, endpoint in enumerate(model.named_endpoints):
-        if model.governs and endpoint.protocol not in model.governs:
-            document.add(
-                ("named-endpoints", index, "protocol"),
-                f"{endpoint.protocol!r} is not governed",
-                "add it to governs",
-            )
-    names = [exemption.name for exemption in model.exempt]
-    for index, exemption in enumerate(model.exempt):
-        if exemption.name in names[:index]:
-            document.add(
-                ("exempt", index, "name"),
-                f"{exemption.name!r} is there twice",
-                "give each exemption its own name",
-            )
-        if exemption.is_whole and not (
-            exemption.protocols or exemption.endpoints or exemption.ports or exemption.subscribers
-        ):
-            document.add(
-                ("exempt", index),
-                "it exempts everything",
-                "say which protocols, endpoints, ports or subscribers",
-            )
-
-
-# Failures that count when they begin: they have a behaviour and nothing else.
-_AT_ONCE = [
-    name
-    for name, field in OnFailureFile.model_fields.items()
-    if field.annotation in (KeepAllowBlockFile, AllowBlockFile)
-]
 
 
 def _policy(model: PolicyFile) -> Policy:
@@ -346,7 +158,7 @@ def _policy(model: PolicyFile) -> Policy:
             feed_shrinks_more_than_ratio=failure.feed_shrinks.by_more_than,
             agent_dead=failure.agent_dead.do,
             agent_dead_after_ns=failure.agent_dead.after,
-            **{name: getattr(failure, name).do for name in _AT_ONCE},
+            **{name: getattr(failure, name).do for name in AT_ONCE},
         ),
         recognise_by=tuple(model.recognise_by),
     )
@@ -395,6 +207,6 @@ def _document(policy: Policy) -> dict[str, Any]:
                 "do": failure.feed_shrinks,
             },
             "agent-dead": {"after": render_duration(failure.agent_dead_after_ns), "do": failure.agent_dead},
-            **{name.replace("_", "-"): {"do": getattr(failure, name)} for name in _AT_ONCE},
+            **{name.replace("_", "-"): {"do": getattr(failure, name)} for name in AT_ONCE},
         },
     }

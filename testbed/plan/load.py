@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from enforcer.filemodel import validate
-from enforcer.policy import Policy, PolicyFile, check_policy
+from enforcer.policy import Policy, check_policy
+from enforcer.policy_file import PolicyFile
 from enforcer.yamlfile import Document, FileError, Problem, read
 from testbed.plan.network import Network, build_network
 from testbed.plan.plan import Plan

@@ -1,0 +1,59 @@
+"""What the parts of a policy file must not say together."""
+
+from __future__ import annotations
+
+from enforcer.policy_file import PolicyFile
+from enforcer.yamlfile import Document
+
+
+def cross_check(document: Document, model: PolicyFile) -> None:
+    """Notes every problem in the document."""
+    # A required key may be None here: its absence is noted already.
+    if model.unregistered and model.unregistered.action == "police" and model.unregistered.rate is None:
+        document.add(("unregistered",), "action police has no rate", "add 'rate: 64kbit'")
+    if model.unregistered and model.unregistered.action != "police" and model.unregistered.rate is not None:
+        document.add(
+            ("unregistered", "rate"),
+            "only action police has a rate",
+            "remove it, or write 'action: police'",
+            True,
+        )
+    if model.revocation and model.revocation.live_flows == "let-finish" and model.revocation.within is None:
+        document.add(("revocation",), "let-finish has no bound", "add 'within: 30s'")
+    if model.revocation and model.revocation.live_flows == "cut" and model.revocation.within is not None:
+        document.add(
+            ("revocation", "within"), "cut is at once", "remove it, or write 'live-flows: let-finish'", True
+        )
+    named = {endpoint.protocol for endpoint in model.named_endpoints}
+    for index, protocol in enumerate(model.governs or []):
+        if protocol in model.governs[:index]:
+            document.add(("governs", index), f"{protocol!r} is there twice", "keep one of them")
+        if protocol == "openconnect" and protocol not in named:
+            document.add(
+                ("governs", index),
+                "'openconnect' cannot be told from HTTPS by its headers (not classifiable on the wire)",
+                "leave it out, or name its servers under named-endpoints",
+            )
+    for index, endpoint in enumerate(model.named_endpoints):
+        if model.governs and endpoint.protocol not in model.governs:
+            document.add(
+                ("named-endpoints", index, "protocol"),
+                f"{endpoint.protocol!r} is not governed",
+                "add it to governs",
+            )
+    names = [exemption.name for exemption in model.exempt]
+    for index, exemption in enumerate(model.exempt):
+        if exemption.name in names[:index]:
+            document.add(
+                ("exempt", index, "name"),
+                f"{exemption.name!r} is there twice",
+                "give each exemption its own name",
+            )
+        if exemption.is_whole and not (
+            exemption.protocols or exemption.endpoints or exemption.ports or exemption.subscribers
+        ):
+            document.add(
+                ("exempt", index),
+                "it exempts everything",
+                "say which protocols, endpoints, ports or subscribers",
+            )
