@@ -1,0 +1,238 @@
+"""Flow logs as Lines, batch by batch in bounded memory: CSV (also compressed) and Parquet. Damage is noted, what is whole is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
+
+from enforcer.replay.convert import Converter, NotLines
+from enforcer.replay.lines import Lines
+from enforcer.replay.mapping import Mapping, choose
+from enforcer.replay.source import Damage, Damages, Source
+
+# Large enough that a block's fixed costs vanish, small enough for a few of them in memory.
+_BLOCK_BYTES = 8 << 20
+_BATCH_LINES = 1 << 17
+_MOST_BAD_LINES = 1000
+# A zone at the end of a time: "Z", "+05", "+0500", "+05:00".
+_ZONE = re.compile(r"(Z|[+-]\d\d(:?\d\d)?)$")
+# What nfdump prints after the flows (1.6: "Summary" and two lines; 1.7 without -q: sentences).
+_TRAILER = re.compile(
+    rb"^(Summary|flows,bytes,packets,|\d+,\d+,\d+,\d+,\d+,\d+\s*$|Time window:|Total flows processed:|Sys:|No matched flows)"
+)
+
+
+class NotAFlowLog(ValueError):
+    """The file is no flow log that can be read: what it is, and what to do."""
+
+
+class Log:
+    """A flow log; `lines()` reads it once. mapping is known when it is made; damages grows while it is read."""
+
+    def __init__(self, source: Source, given: Mapping | None, has_moment: bool, time_zone: str) -> None:
+        self.source = source
+        self.damages = Damages()
+        self.notes: list[str] = []
+        self._time_zone = time_zone
+        self._is_parquet = source.kind() == "parquet"
+        try:
+            if self._is_parquet:
+                if source.is_compressed:
+                    raise ValueError(
+                        "Parquet inside a compressed file cannot be read; unpack it (Parquet compresses by itself)"
+                    )
+                self._file = _open_parquet(source.path)
+                self.mapping = choose(self._file.schema_arrow.names, given, has_moment)
+            else:
+                self._read_header(given, has_moment)
+        except ValueError as error:
+            raise NotAFlowLog(f"{source.path}: {error}") from error
+        self._converter = Converter(self.mapping, time_zone)
+
+    def lines(self) -> Iterator[Lines]:
+        """All lines that can be read."""
+        yield from self._parquet() if self._is_parquet else self._text()
+
+    def _read_header(self, given: Mapping | None, has_moment: bool) -> None:
+        first = b""
+        while b"\n" not in first and len(first) < _BLOCK_BYTES:
+            more = self.source.read(1 << 16)
+            if not more:
+                break
+            first += more
+        header, _, self._rest = first.partition(b"\n")
+        self._offset = len(header) + 1
+        text = header.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip()
+        if not text:
+            raise ValueError(self.source.breaks or "it is empty")
+        if "\0" in text or "\ufffd" in text:
+            raise ValueError(
+                "it is neither a capture (pcap, pcapng) nor a flow log (CSV with a header line, Parquet)"
+            )
+        self._separator = max(",;\t|", key=text.count)
+        self._header = [name.strip().strip('"') for name in text.split(self._separator)]
+        if len(self._header) < 5:
+            raise ValueError(f"its first line is no header of a flow log: {text[:80]!r}")
+        if any(re.fullmatch(r"[\d.:]+", name) for name in self._header):
+            raise ValueError(
+                "its first line is a flow and no header; nfdump -q leaves the header out: run it without -q"
+            )
+        self._header_line = header.strip()
+        self.mapping = choose(self._header, given, has_moment)
+
+    def _text(self) -> Iterator[Lines]:
+        """Blocks that end with a line; a block that does not convert is halved until the wrong lines stand alone."""
+        line, held = 2, self._rest
+        self._types: dict[str, pa.DataType] | None = None
+        while True:
+            more = self.source.read(_BLOCK_BYTES)
+            held += more
+            end = held.rfind(b"\n") + 1 if more else len(held)
+            block, held = held[:end], held[end:]
+            if block:
+                block_lines = block.count(b"\n")
+                yield from self._block(block, line, self._offset)
+                line += block_lines
+                self._offset += len(block)
+            if self.damages.count > _MOST_BAD_LINES:
+                self.damages.add(
+                    Damage(
+                        self._offset,
+                        f"more than {_MOST_BAD_LINES:,} lines are wrong; the rest was not read",
+                        line,
+                    )
+                )
+                return
+            if not more:
+                break
+        if self.source.breaks:
+            self.damages.add(Damage(self._offset, self.source.breaks))
+
+    def _block(self, block: bytes, line: int, offset: int) -> Iterator[Lines]:
+        if not block.strip():
+            return
+        if self._types is None:
+            self._types = self._guess_types(block)
+        try:
+            found = list(self._converter.lines(self._table(block)))
+        except (pa.ArrowInvalid, NotLines) as error:
+            if block.count(b"\n", 0, len(block.rstrip())) == 0:
+                if not _TRAILER.match(block) and block.strip() != self._header_line:
+                    self.damages.add(Damage(offset, _words(error, self._header), line))
+                return
+            if self.damages.count > _MOST_BAD_LINES:
+                return
+            middle = block.find(b"\n", len(block) // 2) + 1
+            if middle in (0, len(block)):
+                middle = block.rfind(b"\n", 0, len(block) - 1) + 1
+            yield from self._block(block[:middle], line, offset)
+            yield from self._block(block[middle:], line + block.count(b"\n", 0, middle), offset + middle)
+            return
+        yield from found
+
+    def _table(self, block: bytes) -> pa.Table:
+        return csv.read_csv(
+            pa.BufferReader(block),
+            read_options=csv.ReadOptions(column_names=self._header),
+            parse_options=csv.ParseOptions(delimiter=self._separator),
+            convert_options=csv.ConvertOptions(
+                column_types=self._types,
+                include_columns=list(dict.fromkeys(self.mapping.columns.values())),
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+
+    def _guess_types(self, block: bytes) -> dict[str, pa.DataType]:
+        """The types of the columns; only whether times name a zone is looked up in the first line."""
+        types: dict[str, pa.DataType] = {}
+        for name, column in self.mapping.columns.items():
+            if name in ("src", "dst"):
+                types[column] = pa.string()
+            elif name == "proto":
+                types[column] = pa.dictionary(pa.int32(), pa.string())
+            elif name in ("src-port", "dst-port"):
+                types[column] = pa.float64()
+            elif name == "start":
+                types[column] = self._time_type(column, block)
+            else:
+                types[column] = pa.int64()
+        return types
+
+    def _time_type(self, column: str, block: bytes) -> pa.DataType:
+        fields = block.split(b"\n", 1)[0].decode("utf-8", "replace").split(self._separator)
+        place = self._header.index(column)
+        text = fields[place].strip().strip('"') if place < len(fields) else ""
+        if self.mapping.unit_ns is not None:
+            return pa.float64() if "." in text else pa.int64()
+        if re.fullmatch(r"[\d.]+", text):
+            raise NotAFlowLog(
+                f"{self.source.path}: column {column!r} has numbers for times ({text}); say of which unit: "
+                f"--map start={column}@s,… (or ms, us, ns; a mapping file says unit:)"
+            )
+        if _ZONE.search(text) and len(text) > 10:
+            return pa.timestamp("ns", "UTC")
+        self.notes.append(f"times in the log name no zone: read as {self._time_zone}")
+        return pa.timestamp("ns")
+
+    def _parquet(self) -> Iterator[Lines]:
+        columns = list(dict.fromkeys(self.mapping.columns.values()))
+        metadata = self._file.metadata
+        starts = self.mapping.columns.get("start")
+        if starts is not None:
+            kind = self._file.schema_arrow.field(starts).type
+            if pa.types.is_timestamp(kind) and kind.tz is None:
+                self.notes.append(f"times in the log name no zone: read as {self._time_zone}")
+        for group in range(metadata.num_row_groups):
+            done = 0
+            try:
+                for batch in self._file.iter_batches(_BATCH_LINES, row_groups=[group], columns=columns):
+                    found = list(self._converter.lines(pa.Table.from_batches([batch])))
+                    done += len(batch)
+                    yield from found
+            except (pa.ArrowException, OSError, NotLines) as error:
+                part = metadata.row_group(group)
+                offset = min(
+                    part.column(index).dictionary_page_offset or part.column(index).data_page_offset
+                    for index in range(part.num_columns)
+                )
+                lost = part.num_rows - done
+                what = f"row group {group}: {_words(error, [])}; {lost:,} of its {part.num_rows:,} flows were left out"
+                self.damages.add(Damage(offset, what))
+
+
+def _open_parquet(path: Path) -> parquet.ParquetFile:
+    try:
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        # Addresses repeat: the dictionary is parsed once instead of each line's text.
+        texts = [name for name in names if pa.types.is_string(file.schema_arrow.field(name).type)]
+        return parquet.ParquetFile(path, read_dictionary=texts)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"it begins as Parquet and cannot be read ({error}). Parquet's index stands at its end (byte {path.stat().st_size:,}): "
+            "a file that was cut off has lost it; write it again"
+        ) from error
+
+
+def _words(error: Exception, header: list[str]) -> str:
+    """Arrow's message about a value, with the column's name for its number."""
+    text = str(error)
+    found = re.match(r"In CSV column #(\d+): (?:Row #\d+: )?(.*)", text, re.S)
+    if found and int(found[1]) < len(header):
+        kind = re.match(r"CSV conversion error to (.*): invalid value '(.*)'", found[2], re.S)
+        if kind:
+            return f"column {header[int(found[1])]!r}: {kind[2]!r} is no {_KINDS.get(kind[1].split('[')[0], kind[1])}"
+        return f"column {header[int(found[1])]!r}: {found[2]}"
+    found = re.match(r"CSV parse error: (?:Row #\d+: )?Expected (\d+) columns, got (\d+)", text)
+    if found:
+        return f"{found[2]} columns where the header has {found[1]}"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+_KINDS = {"double": "number", "int64": "whole number", "timestamp": "time"}

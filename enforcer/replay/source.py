@@ -1,0 +1,101 @@
+"""Input files of any kind as a stream of bytes: what they are, how far reading has come, and where they break."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+Kind = Literal["pcap", "pcapng", "parquet", "text"]
+
+_PCAP = {struct.pack(order + "I", number) for order in "<>" for number in (0xA1B2C3D4, 0xA1B23C4D)}
+_PCAPNG, _PARQUET, _GZIP, _ZSTD = b"\x0a\x0d\x0d\x0a", b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Where a file is not what it should be. offset: bytes into it (uncompressed); line counts from 1; lost says what was left out."""
+
+    offset: int
+    what: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"byte {self.offset:,}" if self.line is None else f"line {self.line:,} (byte {self.offset:,})"
+        return f"{place}: {self.what}"
+
+
+@dataclass(slots=True)
+class Damages:
+    """What was found wrong in a file: the first few, and how many in all."""
+
+    first: list[Damage] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, damage: Damage) -> None:
+        self.count += 1
+        if len(self.first) < 10:
+            self.first.append(damage)
+
+
+class BrokenStream(Exception):
+    """A compressed file ends or breaks in its middle."""
+
+
+class Source:
+    """A file to be read once from its start. Raises OSError when it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self._raw = path.open("rb")
+        magic = self._raw.read(4)
+        self._raw.seek(0)
+        self._stream: BinaryIO = self._raw
+        if magic[:2] == _GZIP:
+            self._stream = gzip.GzipFile(fileobj=self._raw)  # type: ignore[assignment]
+        elif magic == _ZSTD:
+            import pyarrow
+
+            self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(self._raw, "r"), "zstd")  # type: ignore[assignment]
+        self.is_compressed = self._stream is not self._raw
+        self._held = b""
+        self.breaks: str | None = None
+
+    def kind(self) -> Kind:
+        """What the file is by its first bytes. Text is everything else."""
+        if len(self._held) < 4:
+            self._held += self.read(4 - len(self._held))
+        magic = self._held[:4]
+        if magic in _PCAP:
+            return "pcap"
+        if magic == _PCAPNG:
+            return "pcapng"
+        return "parquet" if magic == _PARQUET else "text"
+
+    def read(self, size: int) -> bytes:
+        """At most size bytes, b"" at the end. A compressed stream that breaks ends, and `breaks` says how."""
+        if self._held:
+            held, self._held = self._held[:size], self._held[size:]
+            return held
+        if self.breaks:
+            return b""
+        try:
+            return self._stream.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self.breaks = f"the compressed file breaks off: {error}"
+        except OSError as error:
+            if not self.is_compressed or error.errno is not None:
+                raise
+            self.breaks = f"the compressed file breaks off: {error}"
+        return b""
+
+    def progress(self) -> float:
+        """How much of the file was read, 0..1."""
+        return self._raw.tell() / self.size if self.size else 1.0
+
+    def close(self) -> None:
+        self._raw.close()
