@@ -77,8 +77,8 @@ def test_masks_and_keys_are_in_network_order():
     from enforcer.cells import Shape
 
     shape = Shape(4, 24, 0, True, "wireguard")
-    assert bpf_maps.cell_key(5, shape, shape.key(0x0A000102, 0, 51820)) == (
-        b"\0\0\0\5" + b"\0\0\xca\x6c" + b"\x0a\0\1\0" + b"\0" * 28
+    assert bpf_maps.cell_key(5, shape.pack(shape.key(0x0A000102, 0, 51820))) == (
+        b"\0\0\0\5" + b"\x0a\0\1\0" + b"\0\0\0\0" + b"\xca\x6c\0\0"
     )
     assert bpf_maps._mask(6, 49) == b"\xff" * 6 + b"\x80" + b"\0" * 9
     assert bpf_maps._mask(4, 0) == b"\0" * 16

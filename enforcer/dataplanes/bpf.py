@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from enforcer.allowlist import Allowlist, Delta
-from enforcer.cells import Change, Index
+from enforcer.cells import Change, Index, Shape
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, bpf_maps, bpf_source, conntrack
 from enforcer.dataplanes.bpf_library import (
     IN,
@@ -31,8 +32,9 @@ from enforcer.dataplanes.bpf_library import (
     program_id,
     wait_for_readers,
 )
-from enforcer.dataplanes.bpf_maps import CUT, FINISHING, FlowState
+from enforcer.dataplanes.bpf_maps import ACTIVE, CUT, FINISHING, FlowState
 from enforcer.dataplanes.bpf_tables import Tables
+from enforcer.dataplanes.staged import Staged, differing
 from enforcer.decide import CLEAR, REVOKED, Fallback
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
@@ -47,6 +49,13 @@ MOST_CELLS = 2_000_000
 MOST_FLOWS = 262_144
 
 _TRANSPORTS = {6: "tcp", 17: "udp", 50: "esp", 51: "ah", 47: "gre", 1: "icmp", 58: "icmpv6", 255: "0"}
+
+
+class _StagedCells(NamedTuple):
+    """The list staged last, and the numbers of its shapes."""
+
+    staged: Staged
+    numbers: dict[Shape, int]
 
 
 class BpfDataplane:
@@ -91,22 +100,44 @@ class BpfDataplane:
             OUT: self._object.program("allowlist_out"),
         }
         self._index = Index(policy.match)
+        self._staged: _StagedCells | None = None
         self._attached: dict[str, int] = {}
         self._has_old_flows = is_successor
 
-    def load(self, allowlist: Allowlist) -> None:
+    def stage(self, allowlist: Allowlist) -> Staged:
         index = Index(self._policy.match, allowlist.entries.values())
         self._check_size(index)
         self._check_interfaces()
-        states = self._tables.states
-        finishing = {number for number, state in states.items() if state == FINISHING}
-        old = (
-            {flow.mark for flow in self._flow_states() if flow.mark < CLEAR} if self._has_old_flows else set()
-        )
-        ended = (self._index.entries.keys() | states.keys() | old) - index.entries.keys()
-        after = {number: FINISHING if number in finishing else CUT for number in ended}
-        self._tables.replace(self._index, index, after)
-        changed = _changed(self._index, index)
+        tables = self._tables
+        numbers = tables.write(index)
+        staged = Staged(index, set(), lambda: tables.take_out(index, numbers))
+        self._staged = _StagedCells(staged, numbers)
+        staged.differing = differing(self._index, index)
+        return staged
+
+    def load(self, allowlist: Allowlist | Staged) -> None:
+        if not isinstance(allowlist, Staged):
+            staged = self.stage(allowlist)
+            try:
+                self.load(staged)
+            finally:
+                staged.close()
+            return
+        mine, self._staged = self._staged, None
+        if mine is None or mine.staged is not allowlist:
+            raise ValueError("another list was staged after this one")
+        self._check_interfaces()
+        index, tables = allowlist.index, self._tables
+        ended = allowlist.ended() | tables.states.keys()
+        if self._has_old_flows:
+            ended |= {flow.mark for flow in self._flow_states() if flow.mark < CLEAR}
+        states = {
+            number: ACTIVE if number in index.entries else FINISHING if tables.states.get(number) == FINISHING else CUT
+            for number in ended
+        }  # fmt: skip
+        changed = allowlist.changed(self._index)
+        old, numbers = self._index, tables.replace(index, mine.numbers, states)
+        allowlist.give_back = lambda: tables.take_out(old, numbers)
         self._index, self._has_old_flows = index, False
         self._attach()
         if changed:
@@ -118,10 +149,10 @@ class BpfDataplane:
         added = {entry.registration for entry in delta.add}
         removed = [entries[number] for number in (gone | added) & entries.keys()]
         live = CUT if self._policy.live_flows == "cut" else FINISHING
-        states = {number: state for number, state in self._tables.states.items() if number not in added}
-        states |= dict.fromkeys(gone - added, live)
+        known = self._tables.states
         # A registration that has new ends may have live flows at its old ones.
-        rechecked = added & (self._tables.states.keys() | {entry.registration for entry in removed})
+        rechecked = added & (known.keys() | {entry.registration for entry in removed})
+        states = dict.fromkeys(gone - added, live) | dict.fromkeys(added & known.keys(), ACTIVE)
         changes: list[Change] = []
         try:
             for entry in removed:
@@ -136,13 +167,15 @@ class BpfDataplane:
             for entry in removed:
                 self._index.add(entry)
             raise
+        if self._staged is not None:
+            self._staged.staged.since |= gone | added
         if rechecked:
             self._recheck(rechecked)
 
     def revoke(self, registrations: Iterable[int]) -> None:
         ending = [number for number in registrations if number not in self._index.entries]
         if ending:
-            self._tables.revise(self._tables.states | dict.fromkeys(ending, CUT))
+            self._tables.revise(dict.fromkeys(ending, CUT))
 
     def set_fallback(self, fallback: Fallback) -> None:
         self._tables.set_fallback(fallback)
@@ -157,9 +190,7 @@ class BpfDataplane:
         if cut:
             wait_for_readers()
             swept = self._mark_revoked(self._flow_states(cut))
-            self._tables.revise(
-                {number: state for number, state in self._tables.states.items() if number not in cut}
-            )
+            self._tables.revise(dict.fromkeys(cut, ACTIVE))
         self._tables.purge()
         return swept
 
@@ -207,10 +238,9 @@ class BpfDataplane:
         return bpf_maps.count(self._counts.get(number.to_bytes(4, sys.byteorder)) or b"")
 
     def _check_size(self, index: Index) -> None:
-        cells = sum(map(len, index.tables.values()))
-        if cells > self._most_cells:
+        if index.count() > self._most_cells:
             raise TableFull(
-                f"the allowlist has {cells} cells; this dataplane takes at most {self._most_cells}"
+                f"the allowlist has {index.count()} cells; this dataplane takes at most {self._most_cells}"
             )
 
     def _check_interfaces(self) -> None:
@@ -269,16 +299,6 @@ class BpfDataplane:
             for flow in self._flow_states(numbers)
             if not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
         )
-
-
-def _changed(old: Index, new: Index) -> set[int]:
-    """Registrations that are in both, with other ends."""
-    changed = set()
-    for number, entry in new.entries.items():
-        before = old.entries.get(number, entry)
-        if before is not entry and before != entry:
-            changed.add(number)
-    return changed
 
 
 def refuse(policy: Policy, inside: tuple[str, ...]) -> None:

@@ -47,9 +47,14 @@ def compiled(policy: Policy, cache: Path | None = None) -> Path:
     cache: a folder (default allowlist-bpf in $CACHE_DIRECTORY (systemd), $XDG_CACHE_HOME or ~/.cache). The file's name is the
     hash of all that goes into it.
     """
-    source = (files("enforcer.dataplanes") / "bpf" / "allowlist.bpf.c").read_text("utf-8")
-    constants, header = constants_header(policy), policy_header(policy)
-    digest = hashlib.sha256("\0".join((source, constants, header, *_FLAGS)).encode()).hexdigest()[:32]
+    texts = {
+        part.name: part.read_text("utf-8")
+        for part in (files("enforcer.dataplanes") / "bpf").iterdir()
+        if part.name.endswith((".c", ".h"))
+    }
+    texts |= {"constants.h": constants_header(policy), "policy.h": policy_header(policy)}
+    named = [part for name in sorted(texts) for part in (name, texts[name])]
+    digest = hashlib.sha256("\0".join((*named, *_FLAGS)).encode()).hexdigest()[:32]
     folder = cache or _cache_folder()
     target = folder / f"{digest}.o"
     if target.is_file():
@@ -67,9 +72,8 @@ def compiled(policy: Policy, cache: Path | None = None) -> Path:
             f"the compiled classifier cannot be kept in {folder}: {error.strerror}; make the folder writable"
         ) from error
     try:
-        (work / "allowlist.bpf.c").write_text(source, "utf-8")
-        (work / "constants.h").write_text(constants, "utf-8")
-        (work / "policy.h").write_text(header, "utf-8")
+        for name, text in texts.items():
+            (work / name).write_text(text, "utf-8")
         include = f"/usr/include/{os.uname().machine}-linux-gnu"  # Debian's asm/types.h; elsewhere it is in /usr/include
         argv = [clang, *_FLAGS, f"-I{include}", "-c", "allowlist.bpf.c", "-o", "allowlist.o"]
         done = subprocess.run(argv, cwd=work, capture_output=True, text=True)

@@ -13,10 +13,11 @@ import errno
 import itertools
 import mmap
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from enforcer.cells import Change, Index, Key, Shape
+from enforcer.cells import Change, Index, PackedKey, Shape
 from enforcer.dataplanes import DataplaneError, TableFull, bpf_maps
 from enforcer.dataplanes.bpf_library import LOCKED, MUST_EXIST, Map, Object, wait_for_readers
 from enforcer.dataplanes.bpf_maps import ACTIVE
@@ -28,17 +29,24 @@ _FALLBACKS: dict[Fallback, int] = {"keep": 0, "allow": 1, "block": 2}
 
 
 class Tables:
-    """Of one loaded object. Raises TableFull, DataplaneError; then nothing has changed."""
+    """Of one loaded object. Raises TableFull, DataplaneError; then nothing has changed.
+
+    `write` and `take_out` may run in a thread of their own; all else belongs to one thread.
+    """
 
     @staticmethod
     def resize(loaded: Object, most_cells: int) -> None:
         """Before the object is loaded. A list that replaces another stands beside it for a moment."""
-        loaded.resize("cells", 2 * most_cells + _MOST_DEAD)
+        for version in bpf_maps.CELL_KEY_BYTES:
+            loaded.resize(f"cells{version}", 2 * most_cells + _MOST_DEAD)
         loaded.resize("states", 2 * most_cells)
         loaded.resize("shapes", 2 * bpf_maps.SHAPE_LISTS)
 
     def __init__(self, loaded: Object) -> None:
-        self._cells = loaded.map("cells", bpf_maps.CELL_KEY_BYTES, bpf_maps.VERSIONED_BYTES)
+        self._cells = {
+            version: loaded.map(f"cells{version}", size, bpf_maps.VERSIONED_BYTES)
+            for version, size in bpf_maps.CELL_KEY_BYTES.items()
+        }
         self._states = loaded.map("states", 4, bpf_maps.VERSIONED_BYTES)
         self._shapes = loaded.map("shapes", 4, bpf_maps.SHAPES_BYTES)
         self._page = mmap.mmap(loaded.map("control", 4, 16).fd, mmap.PAGESIZE)
@@ -48,31 +56,47 @@ class Tables:
         self._next_number = itertools.count(1)
         self._serial, self._slot = 0, 0
         self._fallback: Fallback = "keep"
-        self._dead_cells: set[bytes] = set()
+        self._dead_cells: set[_Cell] = set()
         self._dead_states: set[int] = set()
+        # Held while cells are written, and from taking some out until no packet looks at them: so that none is written in their place.
+        self._memory = threading.Lock()
         self.states: dict[int, int] = {}
 
-    def replace(self, old: Index, new: Index, states: dict[int, int]) -> None:
-        """The cells of one index instead of another's, under numbers of shapes that no packet asks for yet."""
-        self.purge()
-        numbers = {shape: next(self._next_number) for shape in new.tables}
+    def write(self, index: Index) -> dict[Shape, int]:
+        """An index's cells into the map, under numbers of shapes that no packet asks for yet. Returns the numbers."""
+        numbers = {shape: next(self._next_number) for shape in index.tables}
         written = 0
-        with self._undoing(states, lambda: self._delete(new, numbers, written + 1)):
-            self._write_shapes(new, numbers)
-            for keys, values in bpf_maps.whole_load(new, numbers, _CHUNK):
-                self._cells.put_many(keys, values)
+        try:
+            for version, keys, values in bpf_maps.whole_load(index, numbers, _CHUNK):
                 written += 1
+                with self._memory:
+                    self._cells[version].put_many(keys, values)
+        except OSError as error:
+            self.take_out(index, numbers, written)
+            raise _refusal(error) from error
+        return numbers
+
+    def replace(self, index: Index, numbers: dict[Shape, int], states: Mapping[int, int]) -> dict[Shape, int]:
+        """An index that was written is the one in force, and these states change. Returns the numbers of the one before."""
+        with self._undoing(states, lambda: None):
+            self._write_shapes(index, numbers)
             self._write_states(states)
         before, self._numbers = self._numbers, numbers
         self._flip(states, is_other_slot=True)
-        self._delete(old, before)
+        return before
 
-    def change(self, index: Index, changes: Iterable[Change], states: dict[int, int]) -> None:
-        """Changes that were made to the index, and the states from now on."""
+    def take_out(self, index: Index, numbers: dict[Shape, int], chunks: int | None = None) -> None:
+        """The cells of an index that is not in force (or the first chunks of them) out of the map."""
+        wait_for_readers()
+        for version, keys, _ in itertools.islice(bpf_maps.whole_load(index, numbers, _CHUNK), chunks):
+            self._cells[version].delete_many(keys)
+
+    def change(self, index: Index, changes: Iterable[Change], states: Mapping[int, int]) -> None:
+        """Changes that were made to the index, and the states that change with them."""
         new = {shape for shape in index.tables if shape not in self._numbers}
-        numbers = self._numbers | {shape: next(self._next_number) for shape in new}
+        numbers = self._numbers | {shape: next(self._next_number) for shape in new} if new else self._numbers
         final = {
-            bpf_maps.cell_key(numbers[shape], shape, key): values
+            (shape.version, bpf_maps.cell_key(numbers[shape], key)): values
             for (shape, key), values in _final(changes).items()
         }
         with self._undoing(states, lambda: self._take_back(final)):
@@ -82,13 +106,13 @@ class Tables:
             self._write_states(states)
         self._numbers = numbers
         self._flip(states, is_other_slot=bool(new))
-        for key, (_, after) in final.items():
-            (self._dead_cells.discard if after else self._dead_cells.add)(key)
+        for cell, (_, after) in final.items():
+            (self._dead_cells.discard if after else self._dead_cells.add)(cell)
         if len(self._dead_cells) >= _MOST_DEAD:
             self.purge()
 
-    def revise(self, states: dict[int, int]) -> None:
-        """Only the states change."""
+    def revise(self, states: Mapping[int, int]) -> None:
+        """Only these states change; ACTIVE is forgotten."""
         with self._undoing(states, lambda: None):
             self._write_states(states)
         self._flip(states)
@@ -104,20 +128,16 @@ class Tables:
         """Take what is gone out of the maps."""
         if not self._dead_cells and not self._dead_states:
             return
-        self._cells.delete_many(b"".join(self._dead_cells))
-        self._states.delete_many(b"".join(map(_u32, self._dead_states)))
-        self._dead_cells, self._dead_states = set(), set()
-        wait_for_readers()
+        with self._memory:
+            for version, cells in self._cells.items():
+                cells.delete_many(b"".join(key for each, key in self._dead_cells if each == version))
+            self._states.delete_many(b"".join(map(_u32, self._dead_states)))
+            self._dead_cells, self._dead_states = set(), set()
+            wait_for_readers()
 
     def close(self) -> None:
         del self._word, self._alive_until_ns
         self._page.close()
-
-    def _delete(self, index: Index, numbers: dict[Shape, int], chunks: int | None = None) -> None:
-        """An index's cells, or the first of them, out of the map."""
-        for keys, _ in itertools.islice(bpf_maps.whole_load(index, numbers, _CHUNK), chunks):
-            self._cells.delete_many(keys)
-        wait_for_readers()
 
     def _write_shapes(self, index: Index, numbers: dict[Shape, int]) -> None:
         """Into the slot that no packet reads."""
@@ -129,46 +149,50 @@ class Tables:
         for number, each in enumerate(lists):
             self._shapes.put(_u32(start + number), each)
 
-    def _write_cells(self, final: dict[bytes, tuple[int, int]]) -> None:
+    def _write_cells(self, final: Mapping[_Cell, tuple[int, int]]) -> None:
         since = self._serial + 1
-        keys = list(final)
-        values = [bpf_maps.versioned(*final[key], since) for key in keys]
-        if len(keys) == 1:
-            self._cells.put(keys[0], values[0], LOCKED)
-        elif keys:
-            self._cells.put_many(b"".join(keys), b"".join(values), LOCKED)
+        with self._memory:
+            for version, cells in self._cells.items():
+                keys = [cell for cell in final if cell[0] == version]
+                values = [bpf_maps.versioned(*final[cell], since) for cell in keys]
+                if len(keys) == 1:
+                    cells.put(keys[0][1], values[0], LOCKED)
+                elif keys:
+                    cells.put_many(b"".join(key for _, key in keys), b"".join(values), LOCKED)
 
-    def _write_states(self, states: dict[int, int]) -> None:
+    def _write_states(self, states: Mapping[int, int]) -> None:
         numbers, since = self._differing(states), self._serial + 1
         if numbers:
             values = [
-                bpf_maps.versioned(self.states.get(number, ACTIVE), states.get(number, ACTIVE), since)
+                bpf_maps.versioned(self.states.get(number, ACTIVE), states[number], since)
                 for number in numbers
             ]
-            self._states.put_many(b"".join(map(_u32, numbers)), b"".join(values), LOCKED)
+            with self._memory:
+                self._states.put_many(b"".join(map(_u32, numbers)), b"".join(values), LOCKED)
 
-    def _differing(self, states: dict[int, int]) -> list[int]:
-        return [
-            number
-            for number in self.states.keys() | states.keys()
-            if self.states.get(number) != states.get(number)
-        ]
+    def _differing(self, states: Mapping[int, int]) -> list[int]:
+        return [number for number, state in states.items() if self.states.get(number, ACTIVE) != state]
 
-    def _flip(self, states: dict[int, int], is_other_slot: bool = False) -> None:
+    def _flip(self, states: Mapping[int, int], is_other_slot: bool = False) -> None:
         self._serial += 1
         self._slot ^= is_other_slot
         self._store()
-        self._dead_states = (self._dead_states | set(self._differing(states))) - states.keys()
-        self.states = states
+        for number in self._differing(states):
+            if states[number] == ACTIVE:
+                del self.states[number]
+                self._dead_states.add(number)
+            else:
+                self.states[number] = states[number]
+                self._dead_states.discard(number)
 
     def _store(self) -> None:
         self._word.value = self._serial << 8 | _FALLBACKS[self._fallback] << 1 | self._slot
 
-    def _take_back(self, final: dict[bytes, tuple[int, int]]) -> None:
-        for key, (before, _) in final.items():
-            self._put_back(self._cells, key, before)
+    def _take_back(self, final: Mapping[_Cell, tuple[int, int]]) -> None:
+        for (version, key), (before, _) in final.items():
+            self._put_back(self._cells[version], key, before)
             if not before:
-                self._dead_cells.add(key)
+                self._dead_cells.add((version, key))
 
     @staticmethod
     def _put_back(table: Map, key: bytes, before: int) -> None:
@@ -179,7 +203,7 @@ class Tables:
                 raise
 
     @contextmanager
-    def _undoing(self, states: dict[int, int], undo: Callable[[], None]) -> Iterator[None]:
+    def _undoing(self, states: Mapping[int, int], undo: Callable[[], None]) -> Iterator[None]:
         """What was written for the serial to come is taken back when some of it could not be written."""
         try:
             yield
@@ -191,18 +215,25 @@ class Tables:
                     self._dead_states.add(number)
             if isinstance(error, TableFull):
                 raise
-            if error.errno == errno.E2BIG:
-                raise TableFull("the kernel's map is full") from error
-            raise DataplaneError(f"the kernel refused a change of the map: {error.strerror}") from error
+            raise _refusal(error) from error
 
 
-def _final(changes: Iterable[Change]) -> dict[tuple[Shape, Key], tuple[int, int]]:
+_Cell = tuple[int, bytes]  # IP version and key
+
+
+def _final(changes: Iterable[Change]) -> dict[tuple[Shape, PackedKey], tuple[int, int]]:
     """What each cell was before all of the changes and is after them; 0 for nothing."""
-    final: dict[tuple[Shape, Key], tuple[int, int]] = {}
-    for change in changes:
-        first = final.get((change.shape, change.key), (change.before or 0, 0))[0]
-        final[change.shape, change.key] = (first, change.after or 0)
+    final: dict[tuple[Shape, PackedKey], tuple[int, int]] = {}
+    for shape, key, before, after in changes:
+        first = final.get((shape, key), (before or 0, 0))[0]
+        final[shape, key] = (first, after or 0)
     return {cell: (before, after) for cell, (before, after) in final.items() if before != after}
+
+
+def _refusal(error: OSError) -> DataplaneError:
+    if error.errno == errno.E2BIG:
+        return TableFull("the kernel's map is full")
+    return DataplaneError(f"the kernel refused a change of the map: {error.strerror}")
 
 
 def _u32(number: int) -> bytes:

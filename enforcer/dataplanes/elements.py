@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
-from enforcer.cells import Key, Shape
+from enforcer.cells import PackedKey, Shape
 from enforcer.dataplanes import DataplaneError, TableFull
 from enforcer.dataplanes.netlink import (
     NLM_ACK,
@@ -34,8 +36,10 @@ def can_load(shape: Shape) -> bool:
     return bool(shape.subscriber_bits or shape.endpoint_bits)
 
 
-def add_elements(table: str, name: str, shape: Shape, items: Iterable[tuple[Key, int]]) -> None:
-    """Put the elements (key, registration) into a map that is there. Raises TableFull, DataplaneError; some may be in then."""
+def add_elements(
+    table: str, name: str, shape: Shape, cells: Mapping[PackedKey, int | tuple[int, ...]]
+) -> None:
+    """Put all cells into a map that is there. Raises TableFull, DataplaneError; some may be in then."""
     netfilter = Netfilter()
     try:
         try:
@@ -47,7 +51,7 @@ def add_elements(table: str, name: str, shape: Shape, items: Iterable[tuple[Key,
         head = attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
         batch: list[bytes] = []
         size = 0
-        for elements in _packed(shape, items):
+        for elements in _packed(shape, cells):
             batch.append(head + struct.pack("=HH", 4 + len(elements), _LIST_ELEMENTS | _NESTED) + elements)
             size += len(batch[-1])
             if size + _MOST_IN_ATTRIBUTE > most:
@@ -59,9 +63,10 @@ def add_elements(table: str, name: str, shape: Shape, items: Iterable[tuple[Key,
         netfilter.close()
 
 
-def _packed(shape: Shape, items: Iterable[tuple[Key, int]]) -> Iterator[bytes]:
-    """The elements as netlink attributes, as many together as fit one list."""
-    pack_key, length = _packer(shape)
+def _packed(shape: Shape, cells: Mapping[PackedKey, int | tuple[int, ...]]) -> Iterator[bytes]:
+    """The elements as netlink attributes, as many together as fit one list: laid out empty, then filled column by column of bytes."""
+    columns = _columns(shape)
+    length = len(columns)
     before = struct.pack(
         "=HHHHHH",
         4 + 4 + 4 + length + 4 + 8,
@@ -72,35 +77,30 @@ def _packed(shape: Shape, items: Iterable[tuple[Key, int]]) -> Iterator[bytes]:
         _VALUE,
     )
     between = struct.pack("=HHHH", 12, _ELEMENT_DATA | _NESTED, 8, _VALUE)
-    pack_mark = struct.Struct("=I").pack
-    most = _MOST_IN_ATTRIBUTE // (len(before) + length + 12)
-    some: list[bytes] = []
-    for key, number in items:
-        some += (before, pack_key(key), between, pack_mark(number))
-        if len(some) == 4 * most:
-            yield b"".join(some)
-            some = []
-    if some:
-        yield b"".join(some)
+    empty = before + bytes(length) + between + bytes(4)
+    width = len(next(iter(cells), b""))
+    most = _MOST_IN_ATTRIBUTE // len(empty)
+    keys, held = iter(cells), iter(cells.values())
+    while some := b"".join(islice(keys, most)):
+        numbers = array("I", (each if isinstance(each, int) else each[0] for each in islice(held, most)))
+        marks = numbers.tobytes()
+        elements = bytearray(empty * len(numbers))
+        for place, column in enumerate(columns, len(before)):
+            elements[place :: len(empty)] = some[column::width]
+        for place in range(4):
+            elements[len(empty) - 4 + place :: len(empty)] = marks[place::4]
+        yield bytes(elements)
 
 
-def _packer(shape: Shape) -> tuple[Callable[[Key], bytes], int]:
-    """Turns a cell's key into the kernel's (each part padded to 4 bytes), and how long it is."""
+def _columns(shape: Shape) -> list[int]:
+    """Which bytes of a packed key make the kernel's: the ends that are compared, and the port with its padding."""
     width = 4 if shape.version == 4 else 16
-    has_subscriber, has_endpoint = bool(shape.subscriber_bits), bool(shape.endpoint_bits)
-    length = width * (has_subscriber + has_endpoint) + 4 * shape.has_port
-    if shape.version == 4 and has_subscriber and has_endpoint:
-        packed = struct.Struct("!IIHxx" if shape.has_port else "!II").pack
-        return (lambda key: packed(*key)) if shape.has_port else (lambda key: packed(key[0], key[1])), length
-
-    def pack(key: Key) -> bytes:
-        subscriber, endpoint, port = key
-        parts = subscriber.to_bytes(width, "big") if has_subscriber else b""
-        if has_endpoint:
-            parts += endpoint.to_bytes(width, "big")
-        return parts + port.to_bytes(2, "big") + b"\0\0" if shape.has_port else parts
-
-    return pack, length
+    columns = list(range(width)) if shape.subscriber_bits else []
+    if shape.endpoint_bits:
+        columns += range(width, 2 * width)
+    if shape.has_port:
+        columns += range(2 * width, 2 * width + 4)
+    return columns
 
 
 def _commit(netlink: socket.socket, bodies: list[bytes]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
-from enforcer.cells import Change, Index, Shape
+from enforcer.cells import Change, Index, PackedKey, Shape
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, elements, ruleset
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
@@ -197,18 +197,17 @@ class NftDataplane:
         """Every cell into the maps of a generation that is not in force yet."""
         for shape, table in index.tables.items():
             name = ruleset.map_name(shape, generation)
-            items = ((key, held if isinstance(held, int) else held[0]) for key, held in table.items())
             if elements.can_load(shape):
-                elements.add_elements("allowlist", name, shape, items)
+                elements.add_elements("allowlist", name, shape, table)
                 continue
+            items = ((key, held if isinstance(held, int) else held[0]) for key, held in table.items())
             texts = [f"{ruleset.element_key(shape, key)} : {number}" for key, number in items]
             self._nft.run(f"add element {TABLE} {name} {{ {', '.join(texts)} }}")
 
     def _check_size(self, index: Index) -> None:
-        cells = sum(map(len, index.tables.values()))
-        if cells > self._most_cells:
+        if index.count() > self._most_cells:
             raise TableFull(
-                f"the allowlist has {cells} cells; this dataplane takes at most {self._most_cells}"
+                f"the allowlist has {index.count()} cells; this dataplane takes at most {self._most_cells}"
             )
 
     def _switch(
@@ -242,7 +241,7 @@ class NftDataplane:
 
     def _commands(self, changes: list[Change], ended: set[int], added: set[int]) -> Iterator[str]:
         """One delta as a transaction."""
-        final: dict[tuple[Shape, tuple[int, int, int]], tuple[int | None, int | None]] = {}
+        final: dict[tuple[Shape, PackedKey], tuple[int | None, int | None]] = {}
         for change in changes:
             first = final.get((change.shape, change.key), (change.before, None))[0]
             final[change.shape, change.key] = (first, change.after)

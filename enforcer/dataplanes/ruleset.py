@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from enforcer.cells import PORTLESS, Key, Shape, kinds_of
+from enforcer.cells import PORTLESS, PackedKey, Shape, kinds_of
 from enforcer.dataplanes.ruleset_judge import FAMILY, ends_match, judge_chains, ports_match
 from enforcer.decide import (
     CLEAR,
@@ -127,8 +127,8 @@ def add_map(shape: Shape, generation: str, table: str) -> str:
     return f"add map {table} {map_name(shape, generation)} {{ type {' . '.join(parts)} : mark; }}"
 
 
-def element_key(shape: Shape, key: Key) -> str:
-    subscriber, endpoint, port = key
+def element_key(shape: Shape, key: PackedKey) -> str:
+    subscriber, endpoint, port = shape.unpack(key)
     parts = []
     if shape.subscriber_bits:
         parts.append(address_text(shape.version, subscriber))
