@@ -15,9 +15,10 @@ from ipaddress import ip_address
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from enforcer.allowlist import Allowlist, Entry
-from enforcer.capture import NotACapture, frames, without_link_layer
+from enforcer.capture import NotACapture, frames
 from enforcer.cells import Index
 from enforcer.decide import CLEAR, EXEMPT, REASONS, REVOKED, UNJUDGED, Flow, Verdict, decide
+from enforcer.link_layer import LINK_TYPES, without_link_layer
 from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, Policy, parse_policy
 from enforcer.registry.feed import FeedError, SignedDelta, Snapshot, delta_body, sign, snapshot_body, verify
@@ -27,7 +28,7 @@ NOW_NS = 1_700_000_000_000_000_000
 _MARKS = (UNJUDGED, 1, 2, 3, 7, CLEAR, EXEMPT, *(1 << 31 | number for number in range(2, 6)), REVOKED)
 _ENDED = (None, NOW_NS - 1, NOW_NS - 10**12)
 _FALLBACKS = ("keep", "allow", "block")
-_LINK_TYPES = (0, 1, 12, 14, 101, 113, 147, 228, 229, 276)
+_LINK_TYPES = sorted(LINK_TYPES)
 _ENTRIES = (
     Entry(1, "a", ("10.0.0.0/8", "fd00::/16"), ("0.0.0.0/0", "::/0"), (51820, 1194), ("wireguard", "openvpn-udp")),
     Entry(2, "b", ("0.0.0.0/0", "::/0"), ("198.51.100.0/24", "2001:db8::/32"), valid_until_ns=NOW_NS + 1),
@@ -136,7 +137,7 @@ def _key() -> Ed25519PrivateKey:
 
 @functools.cache
 def _judges() -> list[tuple[Policy, Allowlist, Index]]:
-    strict = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
+    strict = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text())
     epdg = Exemption("epdg", "", ("ikev2", "esp"), ("198.51.100.64/26", "2001:db8::/33"), (500,), ())
     named = NamedEndpoint("openconnect", ("198.51.100.8/29", "::/0"), (443,))
     policies = (
