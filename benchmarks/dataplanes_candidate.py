@@ -99,7 +99,7 @@ class Ours:
             module = importlib.import_module(f"enforcer.dataplanes.{name}")
         except ModuleNotFoundError as error:
             raise Unavailable(f"the package has no {name} dataplane ({error})") from error
-        policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+        policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
         made = getattr(module, f"{name.capitalize()}Dataplane")
         try:
             self.dataplane = made(policy, inside=("gc",)) if name == "bpf" else made(policy)

@@ -14,7 +14,8 @@ class Entry:
 
     registration is its number (1..2**31-1; it is also the conntrack mark of its flows). Prefixes are CIDR strings of both
     families without host bits. Empty endpoint_ports means any port; empty protocols means any VPN protocol.
-    Validity is in nanoseconds since the Unix epoch; valid_until_ns None has no end.
+    Validity is in nanoseconds since the Unix epoch; valid_until_ns None has no end. category is the application's (company,
+    freelancer, call-centre, bank, provider, other); "" in lists from before there were any.
     """
 
     registration: int
@@ -25,9 +26,10 @@ class Entry:
     protocols: tuple[str, ...] = ()
     valid_from_ns: int = 0
     valid_until_ns: int | None = None
+    category: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as the feed writes it: lists for tuples, the same keys."""
+        """The entry as the feed writes it: lists for tuples, the same keys; category only when there is one."""
         return {
             "registration": self.registration,
             "registrant": self.registrant,
@@ -37,6 +39,7 @@ class Entry:
             "protocols": list(self.protocols),
             "valid_from_ns": self.valid_from_ns,
             "valid_until_ns": self.valid_until_ns,
+            **({"category": self.category} if self.category else {}),
         }
 
     @classmethod
@@ -55,6 +58,7 @@ class Entry:
                 protocols=_words(data["protocols"]),
                 valid_from_ns=int(data["valid_from_ns"]),
                 valid_until_ns=None if data["valid_until_ns"] is None else int(data["valid_until_ns"]),
+                category=_word(data.get("category", "")),
             )
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not an allowlist entry: {error}") from error
@@ -108,6 +112,12 @@ class Allowlist:
         for entry in delta.add:
             entries[entry.registration] = entry
         return Allowlist(delta.serial, entries)
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a word")
+    return value
 
 
 def _words(values: Any) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
-"""The enforcer's command line: run, check, explain, status, reload, doctor. Thin: each command is one module's work."""
+"""The enforcer's command line: run, status, explain, replay and more. Thin: each command is one module's work."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from enforcer.policy_commands import check, schema
 from enforcer.replay.command import replay
 from enforcer.yamlfile import FileError
 
@@ -31,6 +31,8 @@ def main() -> None:
 
 
 main.add_command(replay)
+main.add_command(check)
+main.add_command(schema)
 
 _config = click.option(
     "--config",
@@ -54,20 +56,6 @@ def run(config_file: Path) -> None:
         raise Problem(str(error)) from error
     except (DataplaneError, OSError) as error:
         raise Broken(str(error)) from error
-
-
-@main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-def check(paths: tuple[Path, ...]) -> None:
-    """Check policies (*.policy.yaml) and configurations (other *.yaml); folders are searched. Needs no privileges."""
-    from enforcer.checking import check_files
-
-    problems, checked = check_files(paths)
-    for problem in problems:
-        click.echo(str(problem), err=True)
-    if problems:
-        sys.exit(2)
-    click.echo(f"{checked} file{'s' if checked != 1 else ''} checked, no problems")
 
 
 @main.command()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pwd
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from enforcer.audit import MOST_FILE_BYTES, MOST_FILES, MOST_LINES
 from enforcer.filemodel import Duration, FileModel, validate
+from enforcer.policy import renamed
 from enforcer.yamlfile import FileError, read
 
 
@@ -82,6 +83,12 @@ class ConfigFile(FileModel):
     """How many lines a second the audit takes about stopped packets; the rest are counted by reason and protocol."""
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration, for editors."""
+    schema = ConfigFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "allowlab.enforcer/1", **schema}
+
+
 def load_config(path: Path) -> Config:
     """Raises FileError with every problem."""
     document = read(path)
@@ -90,7 +97,8 @@ def load_config(path: Path) -> Config:
         folder = path.absolute().parent
         for where, name in ((("policy",), model.policy), (("feed", "key"), model.feed.key)):
             if not (folder / name).is_file():
-                document.add(where, f"{name!r} is not a file", "write the path of a readable file")
+                fix = renamed(folder / name) or "write the path of a readable file"
+                document.add(where, f"{name!r} is not a file", fix)
         if len(str(folder / model.control).encode()) > 107:  # sun_path, unix(7)
             document.add(
                 ("control",), "longer than a socket's path may be (107 bytes)", "write a shorter path"

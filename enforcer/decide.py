@@ -88,7 +88,10 @@ class Recognised:
 
 
 class Lookup(Protocol):
-    """An allowlist made ready for lookups: cells.Index, dataplanes.prefix_index.PrefixIndex."""
+    """An allowlist made ready for lookups: cells.Index, dataplanes.prefix_index.PrefixIndex.
+
+    It holds only entries that count under the policy (`Policy.counts`): whoever makes it leaves the others out.
+    """
 
     entries: dict[int, Entry]
 
@@ -121,7 +124,7 @@ def decide(
         return Verdict("pass", "not-vpn", mark=mark)
     if mark != UNJUDGED and mark not in JUDGED_AGAIN:
         entry = allowlist.entries.get(mark)
-        is_active = entry is not None and is_valid(entry, now_ns)
+        is_active = entry is not None and is_valid(entry, now_ns) and policy.counts(entry)
         if is_active or _may_finish(flow, policy, now_ns):
             if fallback == "block":
                 return _stopped(policy, "fail-closed", None, mark)
@@ -142,6 +145,14 @@ def decide(
     if fallback == "allow":
         return Verdict("pass", "fail-open", protocol=found.protocol, mark=mark or FAIL_OPEN)
     return _stopped(policy, _standing(mark), found.protocol, mark)
+
+
+def counted(allowlist: Allowlist, policy: Policy) -> Allowlist:
+    """The allowlist without the entries that do not count under the policy."""
+    if not policy.categories:
+        return allowlist
+    counting = {number: entry for number, entry in allowlist.entries.items() if policy.counts(entry)}
+    return Allowlist(allowlist.serial, counting)
 
 
 def recognise(packet: Packet, policy: Policy) -> Recognised | None:
@@ -251,9 +262,10 @@ def _covering(
     packet: Packet, found: Recognised, allowlist: Allowlist | Lookup, policy: Policy, now_ns: int
 ) -> int | None:
     ends = (packet.version, found.kind, packet.src, packet.src_port, packet.dst, packet.dst_port, now_ns)
-    entry = (
-        find(allowlist, policy.match, *ends) if isinstance(allowlist, Allowlist) else allowlist.find(*ends)
-    )
+    if isinstance(allowlist, Allowlist):
+        entry = find(counted(allowlist, policy), policy.match, *ends)
+    else:
+        entry = allowlist.find(*ends)
     return entry.registration if entry else None
 
 

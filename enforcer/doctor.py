@@ -56,7 +56,7 @@ def _own_namespace() -> None:
 
 def _try(make: Callable[[Policy], Dataplane]) -> tuple[bool, list[str]]:
     """Load a list under each action; whether all that every policy needs works, and a line for each."""
-    policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+    policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
     entry = Entry(1, "doctor", ("192.0.2.1/32", "2001:db8::/64"), ("198.51.100.0/24", "2001:db8:1::1/128"))
     works, notes = True, []
     for action in ("drop", "reject", "police", "observe"):
@@ -101,7 +101,7 @@ def _nfqueue() -> dict[str, Any]:
 def _bpf() -> dict[str, Any]:
     from enforcer.dataplanes.bpf import SHORTCOMINGS, BpfDataplane
 
-    policy = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+    policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
     notes = []
     for action in ("drop", "reject", "police", "observe"):
         tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)

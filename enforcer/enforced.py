@@ -1,4 +1,5 @@
-"""What the dataplane holds: the entries of an allowlist that are valid now, kept so as time passes and deltas come."""
+"""What the dataplane holds: the entries of an allowlist that count under the policy and are valid now, kept so as time passes and
+deltas come."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Enforced:
 
     def load(self, allowlist: Allowlist, now_ns: int) -> Applied:
         """The whole list, in one step."""
-        loaded = {number: entry for number, entry in allowlist.entries.items() if is_valid(entry, now_ns)}
+        loaded = {
+            number: entry for number, entry in allowlist.entries.items() if self._is_in_force(entry, now_ns)
+        }
         self.dataplane.load(Allowlist(allowlist.serial, loaded))
         gone = self.loaded.keys() - loaded.keys()
         for number in gone:
@@ -57,13 +60,13 @@ class Enforced:
         remove: list[Removal] = []
         for number in touched:
             entry, held = allowlist.entries.get(number), self.loaded.get(number)
-            wanted = entry if entry is not None and is_valid(entry, now_ns) else None
+            wanted = entry if entry is not None and self._is_in_force(entry, now_ns) else None
             if wanted == held:
                 continue
             if wanted is not None:
                 add.append(wanted)
             if held is not None:
-                why = "changed" if wanted else "expired" if entry is not None else "removed"
+                why = "changed" if wanted else "removed" if entry is None else self._why_out(entry)
                 remove.append(Removal(number, states.get(number, why)))
         if add or remove:
             self.dataplane.apply(Delta(0, 1, tuple(add), tuple(remove)))
@@ -98,6 +101,12 @@ class Enforced:
             self.needs_sweep = False
             self.dataplane.sweep()
 
+    def _is_in_force(self, entry: Entry, now_ns: int) -> bool:
+        return is_valid(entry, now_ns) and self.policy.counts(entry)
+
+    def _why_out(self, entry: Entry) -> str:
+        return "expired" if self.policy.counts(entry) else "not-counted"
+
     def _remember(self, add: list[Entry], remove: list[Removal], now_ns: int) -> None:
         for removal in remove:
             self.knowledge.end(self.loaded.pop(removal.registration), removal.state, now_ns)
@@ -109,7 +118,7 @@ class Enforced:
             self.knowledge.revive(entry.registration)
 
     def _schedule(self, entries: Iterable[Entry], now_ns: int) -> None:
-        for entry in entries:
+        for entry in filter(self.policy.counts, entries):
             for at_ns in (entry.valid_from_ns, entry.valid_until_ns):
                 if at_ns is not None and at_ns > now_ns:
                     heapq.heappush(self._due, (at_ns, entry.registration))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 from collections.abc import Callable, Iterable
@@ -93,6 +94,17 @@ def _prefix(value: object) -> str:
         raise refuse(f"{value!r} has bits set after its prefix length", f"write '{whole}'") from error
 
 
+def _date(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    try:
+        day = datetime.date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != text:
+        raise refuse(f"{str(value)!r} is not a day", "write year, month and day: 2027-06-30")
+    return text
+
+
 Duration = Annotated[
     int,
     *_quantity(
@@ -107,6 +119,12 @@ Prefix = Annotated[
     str,
     PlainValidator(_prefix),
     WithJsonSchema({"type": "string", "description": "an address or prefix of either family"}),
+]
+
+Date = Annotated[
+    str,
+    PlainValidator(_date),
+    WithJsonSchema({"type": "string", "format": "date", "description": "a day: 2027-06-30"}),
 ]
 
 # Each attempt may find that what is left lacks a required key, one level further out.
@@ -182,8 +200,9 @@ def _note(document: Document, model: type[FileModel], item: Any) -> None:
                 f"{value} is {what}",
                 f"write {'at least' if what == 'too small' else 'at most'} {least}",
             )
-        case "too_short":
-            document.add(where, "it is empty", "write at least one", at_key=True)
+        case "too_short" | "string_too_short":
+            fix = "write at least one" if kind == "too_short" else "write a word or a sentence"
+            document.add(where, "it is empty", fix, at_key=True)
         case "too_long":
             document.add(where, "there are too many", f"write at most {context['max_length']}", at_key=True)
         case "model_type" | "dict_type":

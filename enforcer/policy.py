@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from enforcer import policy_check
+from enforcer.allowlist import Entry
 from enforcer.filemodel import validate
-from enforcer.policy_check import cross_check
-from enforcer.policy_file import AT_ONCE, Action, Fallback, Match, Mode, PolicyFile
+from enforcer.policy_file import AT_ONCE, Action, Addresses, Fallback, Match, Mode, PolicyFile
 from enforcer.units import render_duration, render_rate, render_ratio
-from enforcer.yamlfile import Document, FileError, parse, read
+from enforcer.yamlfile import Document, FileError, Problem, parse, read
+
+NOT_NAMED = "not named"  # the owner of an exemption in a stored policy that is older than owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,10 @@ class NamedEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """VPN traffic that passes without a registration, and why. Empty tuples mean any."""
+    """VPN traffic that passes without a registration, why, and who answers for it. Empty tuples mean any.
+
+    review: the day (ISO 8601) by which the owner has to say again that it is needed; it ends nothing by itself.
+    """
 
     name: str
     reason: str
@@ -34,6 +40,17 @@ class Exemption:
     endpoint_prefixes: tuple[str, ...]
     endpoint_ports: tuple[int, ...]
     subscriber_prefixes: tuple[str, ...]
+    owner: str = NOT_NAMED
+    review: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRules:
+    """How the audit writes the addresses of stopped packets (enforcer.privacy); prefix lengths count only with "prefix"."""
+
+    addresses: Addresses = "full"
+    ipv4_prefix: int = 24
+    ipv6_prefix: int = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,7 @@ class Policy:
     governs: the VPN protocols (enforcer.protocols) it applies to; others pass like any traffic. police_bps: per flow, only
     with action "police", else None. live_flows: what a revocation does to a live flow; let_finish_ns bounds "let-finish",
     None with "cut". recognise_by: "ports", "first-packets" or both. mode "observe" decides and records everything and stops nothing.
+    categories: only registrations of these count (`counts`); empty: all do. purpose and hurts are sentences for people.
     """
 
     name: str
@@ -85,6 +103,14 @@ class Policy:
     exempt: tuple[Exemption, ...]
     on_failure: OnFailure
     recognise_by: tuple[str, ...] = ("ports", "first-packets")
+    categories: tuple[str, ...] = ()
+    audit: AuditRules = AuditRules()
+    purpose: str = ""
+    hurts: tuple[str, ...] = ()
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether a registration of this category counts. Whoever makes entries ready for lookups leaves the others out."""
+        return not self.categories or entry.category in self.categories
 
     def to_json(self) -> dict[str, Any]:
         """The policy document as plain data: written as JSON it is a valid policy file. from_json(to_json()) == self."""
@@ -92,13 +118,18 @@ class Policy:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Policy:
-        """Raises FileError when the data is not a valid policy document."""
-        return _checked(Document("policy", data))
+        """Raises FileError when the data is not a valid policy document. Documents stored by earlier versions are."""
+        return _checked(Document("policy", _as_of_now(data)))
 
 
 def load_policy(path: str | Path, file: str | None = None) -> Policy:
     """The policy in a file; `file` is how problems name it. Raises FileError with every problem."""
-    return _checked(read(Path(path), file))
+    path = Path(path)
+    document = read(path, file)
+    fix = renamed(path)
+    if fix and not path.exists():
+        raise FileError([Problem(document.file, 1, 1, "", "there is no such file any more", fix)])
+    return _checked(document)
 
 
 def parse_policy(text: str, file: str = "policy") -> Policy:
@@ -106,13 +137,48 @@ def parse_policy(text: str, file: str = "policy") -> Policy:
     return _checked(parse(text, file))
 
 
+def renamed(path: Path) -> str | None:
+    """What to write instead of the file name of a policy that was shipped under another; None for any other name."""
+    old = path.name.removesuffix(".policy.yaml")
+    if old == path.name or old not in _RENAMED:
+        return None
+    return f"{old!r} is called {_RENAMED[old]!r} now: write {path.with_name(_RENAMED[old] + '.policy.yaml')}"
+
+
+def doubts(path: Path, today: str) -> list[Problem]:
+    """What a good policy file says and probably does not mean. today: ISO 8601."""
+    document = read(path)
+    model = validate(document, PolicyFile)
+    return [] if model is None or document.problems else policy_check.doubts(document, model, today)
+
+
 def check_policy(document: Document) -> Policy | None:
     """The policy in a document; None when it has problems, which are then noted in the document."""
     model = validate(document, PolicyFile)
     if model is None:
         return None
-    cross_check(document, model)
+    policy_check.cross_check(document, model)
     return None if document.problems else _policy(model)
+
+
+_RENAMED = {
+    "strict": "registered-pairs",
+    "by-subscriber": "registered-subscribers",
+    "observe": "observe-only",
+}
+# What earlier versions left unsaid, and did.
+_UNSAID = {"queue-full": {"do": "block"}, "disk-full": {"do": "keep"}, "clock-jumped": {"do": "keep"}}
+
+
+def _as_of_now(data: dict[str, Any]) -> dict[str, Any]:
+    data = dict(data)
+    if isinstance(data.get("on-failure"), dict):
+        data["on-failure"] = _UNSAID | data["on-failure"]
+    if isinstance(data.get("exempt"), list):
+        data["exempt"] = [
+            {"owner": NOT_NAMED} | item if isinstance(item, dict) else item for item in data["exempt"]
+        ]
+    return data
 
 
 def _checked(document: Document) -> Policy:
@@ -146,6 +212,8 @@ def _policy(model: PolicyFile) -> Policy:
                 tuple(item.endpoints),
                 tuple(item.ports),
                 tuple(item.subscribers),
+                item.owner,
+                item.review,
             )
             for item in model.exempt
         ),
@@ -161,6 +229,10 @@ def _policy(model: PolicyFile) -> Policy:
             **{name: getattr(failure, name).do for name in AT_ONCE},
         ),
         recognise_by=tuple(model.recognise_by),
+        categories=tuple(model.registrations.categories) if model.registrations else (),
+        audit=AuditRules(model.audit.addresses, model.audit.ipv4_prefix, model.audit.ipv6_prefix),
+        purpose=model.purpose,
+        hurts=tuple(model.hurts),
     )
 
 
@@ -171,10 +243,15 @@ def _document(policy: Policy) -> dict[str, Any]:
     revocation: dict[str, Any] = {"live-flows": policy.live_flows}
     if policy.let_finish_ns is not None:
         revocation["within"] = render_duration(policy.let_finish_ns)
+    audit: dict[str, Any] = {"addresses": policy.audit.addresses}
+    if policy.audit.addresses == "prefix":
+        audit |= {"ipv4-prefix": policy.audit.ipv4_prefix, "ipv6-prefix": policy.audit.ipv6_prefix}
     failure = policy.on_failure
     return {
         "policy": policy.name,
         "title": policy.title,
+        "purpose": policy.purpose,
+        "hurts": list(policy.hurts),
         "mode": policy.mode,
         "governs": list(policy.governs),
         "recognise-by": list(policy.recognise_by),
@@ -183,6 +260,7 @@ def _document(policy: Policy) -> dict[str, Any]:
             for item in policy.named_endpoints
         ],
         "match": policy.match,
+        **({"registrations": {"categories": list(policy.categories)}} if policy.categories else {}),
         "unregistered": unregistered,
         "revocation": revocation,
         "exempt": [
@@ -193,9 +271,12 @@ def _document(policy: Policy) -> dict[str, Any]:
                 "endpoints": list(item.endpoint_prefixes),
                 "ports": list(item.endpoint_ports),
                 "subscribers": list(item.subscriber_prefixes),
+                "owner": item.owner,
+                **({"review": item.review} if item.review else {}),
             }
             for item in policy.exempt
         ],
+        "audit": audit,
         "on-failure": {
             "registry-unreachable": {
                 "after": render_duration(failure.registry_unreachable_after_ns),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enforcer.policy_file import PolicyFile
-from enforcer.yamlfile import Document
+from enforcer.yamlfile import Document, Problem
 
 
 def cross_check(document: Document, model: PolicyFile) -> None:
@@ -41,6 +41,14 @@ def cross_check(document: Document, model: PolicyFile) -> None:
                 f"{endpoint.protocol!r} is not governed",
                 "add it to governs",
             )
+    _check_audit(document, model)
+    if model.registrations is not None:
+        # As written: what was wrong has been left out of the model, and would shift the places.
+        categories = document.data["registrations"]["categories"]
+        for index, category in enumerate(categories):
+            if category in categories[:index]:
+                where = ("registrations", "categories", index)
+                document.add(where, f"{category!r} is there twice", "keep one of them")
     names = [exemption.name for exemption in model.exempt]
     for index, exemption in enumerate(model.exempt):
         if exemption.name in names[:index]:
@@ -57,3 +65,34 @@ def cross_check(document: Document, model: PolicyFile) -> None:
                 "it exempts everything",
                 "say which protocols, endpoints, ports or subscribers",
             )
+
+
+def _check_audit(document: Document, model: PolicyFile) -> None:
+    for key in ("ipv4-prefix", "ipv6-prefix"):
+        if model.audit.addresses != "prefix" and ("audit", key) in document.keys:
+            document.add(
+                ("audit", key),
+                "only addresses: prefix has a prefix length",
+                "remove it, or write 'addresses: prefix'",
+                True,
+            )
+
+
+def doubts(document: Document, model: PolicyFile, today: str) -> list[Problem]:
+    """What is allowed and is probably not meant. today: ISO 8601."""
+    found = Document(document.file, keys=document.keys, values=document.values)
+    for index, exemption in enumerate(model.exempt):
+        where = ("exempt", index)
+        if exemption.review is not None and exemption.review < today:
+            what = f"the review of {exemption.name!r} was due on {exemption.review}"
+            found.add(
+                (*where, "review"), what, f"ask {exemption.owner}: write a later day, or remove the exemption"
+            )
+        for at, protocol in enumerate(exemption.protocols):
+            if protocol not in model.governs:
+                found.add(
+                    (*where, "protocols", at),
+                    f"{protocol!r} is not governed, so nothing of it needs an exemption",
+                    "remove it here, or add it to governs",
+                )
+    return found.problems

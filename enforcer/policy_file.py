@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from enforcer.filemodel import Duration, FileModel, Prefix, Rate, Ratio
+from enforcer.filemodel import Date, Duration, FileModel, Prefix, Rate, Ratio
 
 Mode = Literal["enforce", "observe"]
 Match = Literal["subscriber", "endpoint", "subscriber+endpoint"]
@@ -15,7 +15,10 @@ Fallback = Literal["keep", "allow", "block", "accept"]
 GovernedProtocol = Literal[
     "wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "esp", "ah", "l2tp", "pptp", "openconnect"
 ]
+Category = Literal["company", "freelancer", "call-centre", "bank", "provider", "other"]
+Addresses = Literal["full", "prefix", "keyed-hash"]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Sentence = Annotated[str, Field(min_length=1)]
 RecogniseBy = Literal["ports", "first-packets"]
 
 
@@ -31,8 +34,12 @@ class NamedEndpointFile(FileModel):
 class ExemptionFile(FileModel):
     name: str
     """A word for reports and audits."""
-    reason: str
+    reason: Sentence
     """Why this passes without a registration."""
+    owner: Sentence
+    """Who asked for it and answers for it: an office or a person."""
+    review: Date | None = None
+    """The day by which the owner says again that it is needed (2027-06-30); `enforcer check` warns when it is past."""
     protocols: list[GovernedProtocol] = []
     """VPN protocols; empty means any."""
     endpoints: list[Prefix] = []
@@ -48,6 +55,20 @@ class UnregisteredFile(FileModel):
     """drop, reject (with an ICMP error or TCP reset), police (slow down to rate) or observe (let pass, and record)."""
     rate: Rate | None = None
     """Rate per flow for action police."""
+
+
+class RegistrationsFile(FileModel):
+    categories: list[Category] = Field(min_length=1)
+    """Only registrations of these categories count; a registration without a category is none of them."""
+
+
+class AuditFile(FileModel):
+    addresses: Addresses = "full"
+    """How the audit writes the addresses of stopped packets: full, prefix (their networks) or keyed-hash (a word only the key's holder can tell)."""
+    ipv4_prefix: Annotated[int, Field(ge=0, le=32)] = 24
+    """With prefix: how many bits of an IPv4 address are written."""
+    ipv6_prefix: Annotated[int, Field(ge=0, le=128)] = 48
+    """With prefix: how many bits of an IPv6 address are written."""
 
 
 class RevocationFile(FileModel):
@@ -100,11 +121,11 @@ class OnFailureFile(FileModel):
     """The dataplane's rules are gone or cannot be changed."""
     agent_dead: TimedFallbackFile
     """The program that follows the feed has stopped."""
-    queue_full: AllowBlockFile = AllowBlockFile(do="block")
+    queue_full: AllowBlockFile
     """More packets wait for a decision than the kernel keeps (nfqueue only): those without room pass, or are dropped."""
-    disk_full: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
+    disk_full: KeepAllowBlockFile
     """The audit or the state cannot be written."""
-    clock_jumped: KeepAllowBlockFile = KeepAllowBlockFile(do="keep")
+    clock_jumped: KeepAllowBlockFile
     """The wall clock was set, until a signed message shows that it agrees with the registry's."""
 
 
@@ -115,6 +136,10 @@ class PolicyFile(FileModel):
     """The policy's name: small letters, digits and '-'."""
     title: str
     """One sentence for people."""
+    purpose: str = ""
+    """What it is for."""
+    hurts: list[Sentence] = []
+    """Whom it hurts: people who are entitled to what it stops, and why."""
     mode: Mode
     """enforce, or observe: decide and record everything, stop nothing."""
     governs: list[GovernedProtocol] = Field(min_length=1)
@@ -125,12 +150,16 @@ class PolicyFile(FileModel):
     """Endpoints whose every flow counts as VPN (TLS VPNs cannot be recognised by their headers)."""
     match: Match
     """What a flow is compared with: the registered line, the registered endpoint, or both."""
+    registrations: RegistrationsFile | None = None
+    """Which registrations count; all when left out."""
     unregistered: UnregisteredFile
     """What happens to VPN flows without a matching registration."""
     revocation: RevocationFile
     """What a revocation does to live flows."""
     exempt: list[ExemptionFile] = []
     """VPN traffic that passes without a registration."""
+    audit: AuditFile = AuditFile()
+    """What the audit says about people."""
     on_failure: OnFailureFile
     """What to do on each kind of failure; nothing is implicit."""
 
@@ -141,3 +170,9 @@ AT_ONCE = [
     for name, field in OnFailureFile.model_fields.items()
     if field.annotation in (KeepAllowBlockFile, AllowBlockFile)
 ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a policy file, for editors."""
+    schema = PolicyFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "allowlab.policy/1", **schema}

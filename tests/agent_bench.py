@@ -17,7 +17,7 @@ from enforcer.dataplanes import Count, DataplaneError, Stop
 from enforcer.policy import parse_policy
 from enforcer.registry.feed import delta_body, sign, snapshot_body
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
+STRICT = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text())
 KEY = Ed25519PrivateKey.generate()
 S = 1_000_000_000
 

@@ -10,7 +10,7 @@ from enforcer.policy import parse_policy
 from tests import enforcer_packets as make
 from tests.dataplane_lab import wait_until
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
+STRICT = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text())
 LINE = {4: "10.0.0.7", 6: "fd00::7"}
 OTHER_LINE = {4: "10.0.0.8", 6: "fd00::8"}
 SERVER = {4: "198.51.100.9", 6: "2001:db8:9::9"}

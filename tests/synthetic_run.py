@@ -102,9 +102,9 @@ def synthetic_plan(**changes: Any) -> Plan:
         "scenario_file": "scenarios/synthetic.scenario.yaml",
         "duration_ns": DURATION,
         "policy": load_policy(
-            Path(__file__).parent.parent / "enforcer/policies/strict.policy.yaml"
+            Path(__file__).parent.parent / "enforcer/policies/registered-pairs.policy.yaml"
         ).to_json(),
-        "policy_file": "enforcer/policies/strict.policy.yaml",
+        "policy_file": "enforcer/policies/registered-pairs.policy.yaml",
         "subscribers": PEOPLE,
         "registrations": registrations,
         "tunnels": tuple(

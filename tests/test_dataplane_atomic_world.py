@@ -25,7 +25,7 @@ from enforcer.policy import parse_policy
 from tests import enforcer_packets as make
 from tests.dataplane_lab import Router, router
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
+STRICT = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text())
 SERVER, PORT = "198.51.100.9", 51820
 REGISTERED, UNREGISTERED = "10.200.0.1", "10.200.0.2"
 DATAPLANES = ("nft", "bpf", "nfqueue")

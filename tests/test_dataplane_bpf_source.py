@@ -13,7 +13,7 @@ from enforcer.dataplanes import DataplaneError, bpf_maps, bpf_source
 from enforcer.dataplanes.bpf import refuse
 from enforcer.policy import Exemption, NamedEndpoint, parse_policy
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text("utf-8"))
+STRICT = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
 FULL = replace(
     STRICT,
     exempt=(

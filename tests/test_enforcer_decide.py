@@ -24,7 +24,7 @@ from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, parse_policy
 from tests import enforcer_packets as make
 
-STRICT = parse_policy((files("enforcer") / "policies" / "strict.policy.yaml").read_text())
+STRICT = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text())
 LINE4, SERVER4, OTHER4 = "203.0.113.7", "198.51.100.9", "198.51.100.200"
 LINE6, SERVER6 = "2001:db8:7::1", "2001:db8:9::9"
 NOW_NS = 1_700_000_000_000_000_000

@@ -23,7 +23,7 @@ _REGISTRY = "127.0.0.1"
 class Site:
     """A router with a registry on its loopback and an enforcer; files in `folder`."""
 
-    def __init__(self, lab, folder, policy="strict"):
+    def __init__(self, lab, folder, policy="registered-pairs"):
         self.lab, self.folder = lab, folder
         self.audit = folder / "audit.jsonl"
         self._log = (folder / "log").open("w")

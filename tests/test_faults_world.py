@@ -185,7 +185,7 @@ def glitch_at(lab: Lab):
 @contextlib.contextmanager
 def enforcing(lab: Lab, entries: dict[int, Entry]) -> Iterator[NftDataplane]:
     """The strict policy and these registrations in the gateway's kernel."""
-    policy = load_policy(ROOT / "enforcer" / "policies" / "strict.policy.yaml")
+    policy = load_policy(ROOT / "enforcer" / "policies" / "registered-pairs.policy.yaml")
     with lab.inside("gw"):
         dataplane = NftDataplane(policy)
         dataplane.load(Allowlist(1, entries))

@@ -37,7 +37,7 @@ _WHOLE = """
 title: For the examples of the documents
 description: Each is a part of this scenario.
 topology: {root}/topologies/minimal.topology.yaml
-policy: {root}/enforcer/policies/strict.policy.yaml
+policy: {root}/enforcer/policies/registered-pairs.policy.yaml
 duration: 20s
 registrations: [{{who: household, server: fra-wireguard, state: active}}]
 tunnels: [{{who: household, server: fra-wireguard}}]

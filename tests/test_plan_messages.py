@@ -108,9 +108,23 @@ def test_a_scenario_that_names_no_file_says_which_there_are(tmp_path: Path) -> N
             "policy",
             "write the path of a *.policy.yaml file, from this file; those that ship are in "
             f"{os.path.relpath(ROOT / 'enforcer/policies', path.parent)}: "
-            "by-subscriber.policy.yaml, observe.policy.yaml, strict.policy.yaml",
+            "licensed-providers-only.policy.yaml, observe-only.policy.yaml, police-unregistered.policy.yaml, "
+            "registered-endpoints.policy.yaml, registered-pairs.policy.yaml, registered-subscribers.policy.yaml",
         ),
     ]
+
+
+def test_a_policy_that_was_shipped_under_another_name_is_named_by_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "s.scenario.yaml"
+    text = (ROOT / "scenarios/minimal-smoke.scenario.yaml").read_text()
+    path.write_text(text.replace("registered-pairs.policy", "strict.policy"))
+    with pytest.raises(PlanError) as caught:
+        load_plan(path)
+    problem = caught.value.problems[-1]
+    assert problem.what == "there is no file '../enforcer/policies/strict.policy.yaml' any more"
+    assert problem.fix == (
+        "'strict' is called 'registered-pairs' now: write ../enforcer/policies/registered-pairs.policy.yaml"
+    )
 
 
 def test_a_problem_in_the_topology_is_named_there_when_a_scenario_is_checked(tmp_path: Path) -> None:

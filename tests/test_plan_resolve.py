@@ -17,7 +17,7 @@ _HEAD = f"""
 title: t
 description: d
 topology: {ROOT}/topologies/minimal.topology.yaml
-policy: {ROOT}/enforcer/policies/strict.policy.yaml
+policy: {ROOT}/enforcer/policies/registered-pairs.policy.yaml
 duration: 20s
 """
 _EXPECT = "expect: [{figure: registration_state, where: {subscriber: company}, equals: active}]\n"
@@ -152,11 +152,11 @@ def test_enforcers_stand_at_every_gateway_or_where_the_scenario_says(plan_of) ->
 
 
 def test_another_policy_topology_and_seed_can_stand_in(plan_of) -> None:
-    plan = plan_of("", policy=ROOT / "enforcer/policies/observe.policy.yaml", seed=7)
+    plan = plan_of("", policy=ROOT / "enforcer/policies/observe-only.policy.yaml", seed=7)
     assert plan.seed == 7
     assert plan.policy is not None
     assert plan.policy["mode"] == "observe"
-    assert plan.policy_file == "enforcer/policies/observe.policy.yaml"
+    assert plan.policy_file == "enforcer/policies/observe-only.policy.yaml"
 
 
 def test_bounds_are_in_the_unit_of_their_figure(plan_of) -> None:
@@ -241,7 +241,7 @@ def test_a_line_can_only_move_as_often_as_it_has_addresses(plan_of) -> None:
 
 def test_a_topology_alone_gives_a_plan_in_which_nothing_happens() -> None:
     plan = load_topology_plan(
-        ROOT / "topologies/minimal.topology.yaml", ROOT / "enforcer/policies/strict.policy.yaml"
+        ROOT / "topologies/minimal.topology.yaml", ROOT / "enforcer/policies/registered-pairs.policy.yaml"
     )
     assert plan.duration_ns == 0
     assert not plan.streams

@@ -25,7 +25,7 @@ ALICE = Subscriber("alice", "alice", "company", "isp1", "static", "10.1.1.2", "f
 CAROL = Subscriber(
     "carol", "carol", "freelancer", "isp1", "nat", "10.1.1.9", None, port_first=2000, port_last=2999
 )
-STRICT = load_policy("enforcer/policies/strict.policy.yaml")
+STRICT = load_policy("enforcer/policies/registered-pairs.policy.yaml")
 VPN = Stream(
     "vpn",
     "g",
@@ -334,7 +334,7 @@ def test_why_a_false_pass_happened():
     assert (
         judge(flow(delivered=True), *passing, events=revoked, audit=[APPLIED, newest]).cause == "malfunction"
     )
-    by_line = replace(PLAN, policy=load_policy("enforcer/policies/observe.policy.yaml").to_json())
+    by_line = replace(PLAN, policy=load_policy("enforcer/policies/observe-only.policy.yaml").to_json())
     assert (
         judge(flow(delivered=True), *passing, events=revoked, audit=[APPLIED, newest], plan=by_line).cause
         == "policy"

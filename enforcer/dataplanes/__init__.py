@@ -43,7 +43,7 @@ class Stop:
 
 
 class Dataplane(Protocol):
-    """The contract. Entries given to it are valid now: validity windows are the caller's work."""
+    """The contract. Entries given to it are valid now and count under the policy: both are the caller's work (enforced.py)."""
 
     name: str
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from enforcer.filemodel import validate
-from enforcer.policy import Policy, check_policy
+from enforcer.policy import Policy, check_policy, renamed
 from enforcer.policy_file import PolicyFile
 from enforcer.yamlfile import Document, FileError, Problem, read
 from testbed.plan.network import Network, build_network
@@ -194,6 +194,10 @@ class _Files:
         path = Path(os.path.normpath(Path(document.file).parent / text))
         if path.is_file():
             return path
+        new_name = renamed(Path(text)) if kind == "policy" else None
+        if new_name:
+            document.add(where, f"there is no file {text!r} any more", new_name)
+            return None
         near = (
             sorted(item.name for item in path.parent.glob(f"*.{kind}.yaml")) if path.parent.is_dir() else []
         )
