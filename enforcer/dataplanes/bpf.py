@@ -13,10 +13,9 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from enforcer.allowlist import Allowlist, Delta
-from enforcer.cells import Change, Index, Shape
+from enforcer.cells import Change, Index
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, bpf_maps, bpf_source, conntrack
 from enforcer.dataplanes.bpf_library import (
     IN,
@@ -30,11 +29,10 @@ from enforcer.dataplanes.bpf_library import (
     detach,
     earlier_map,
     program_id,
-    wait_for_readers,
+    run,
 )
 from enforcer.dataplanes.bpf_maps import ACTIVE, CUT, FINISHING, FlowState
 from enforcer.dataplanes.bpf_tables import Tables
-from enforcer.dataplanes.staged import Staged, differing
 from enforcer.decide import CLEAR, REVOKED, Fallback
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
@@ -49,13 +47,6 @@ MOST_CELLS = 2_000_000
 MOST_FLOWS = 262_144
 
 _TRANSPORTS = {6: "tcp", 17: "udp", 50: "esp", 51: "ah", 47: "gre", 1: "icmp", 58: "icmpv6", 255: "0"}
-
-
-class _StagedCells(NamedTuple):
-    """The list staged last, and the numbers of its shapes."""
-
-    staged: Staged
-    numbers: dict[Shape, int]
 
 
 class BpfDataplane:
@@ -92,6 +83,8 @@ class BpfDataplane:
         cpus = self._library.call("libbpf_num_possible_cpus")
         self._tables = Tables(self._object)
         self._flows = self._object.map("flows", bpf_maps.FLOW_KEY_BYTES, bpf_maps.FLOW_BYTES)
+        self._sweeping = self._object.map("sweeping", 4, 4)
+        self._sweep_program = self._object.program("allowlist_sweep")
         self._counts = self._object.map("counts", 4, bpf_maps.COUNT_BYTES * cpus)
         self._insides = self._object.map("insides", 4, 4)
         self._ring = Ring(self._library, self._object.map("events", 0, 0).fd)
@@ -100,45 +93,26 @@ class BpfDataplane:
             OUT: self._object.program("allowlist_out"),
         }
         self._index = Index(policy.match)
-        self._staged: _StagedCells | None = None
         self._attached: dict[str, int] = {}
         self._has_old_flows = is_successor
 
-    def stage(self, allowlist: Allowlist) -> Staged:
-        index = Index(self._policy.match, allowlist.entries.values())
+    def load(self, allowlist: Allowlist) -> None:
+        index, tables = Index(self._policy.match, allowlist.entries.values()), self._tables
         self._check_size(index)
         self._check_interfaces()
-        tables = self._tables
-        numbers = tables.write(index)
-        staged = Staged(index, set(), lambda: tables.take_out(index, numbers))
-        self._staged = _StagedCells(staged, numbers)
-        staged.differing = differing(self._index, index)
-        return staged
-
-    def load(self, allowlist: Allowlist | Staged) -> None:
-        if not isinstance(allowlist, Staged):
-            staged = self.stage(allowlist)
-            try:
-                self.load(staged)
-            finally:
-                staged.close()
-            return
-        mine, self._staged = self._staged, None
-        if mine is None or mine.staged is not allowlist:
-            raise ValueError("another list was staged after this one")
-        self._check_interfaces()
-        index, tables = allowlist.index, self._tables
-        ended = allowlist.ended() | tables.states.keys()
+        old = self._index
+        written = tables.write(index)
+        states = {number: CUT for number in old.entries if number not in index.entries}
         if self._has_old_flows:
-            ended |= {flow.mark for flow in self._flow_states() if flow.mark < CLEAR}
-        states = {
-            number: ACTIVE if number in index.entries else FINISHING if tables.states.get(number) == FINISHING else CUT
-            for number in ended
-        }  # fmt: skip
-        changed = allowlist.changed(self._index)
-        old, numbers = self._index, tables.replace(index, mine.numbers, states)
-        allowlist.give_back = lambda: tables.take_out(old, numbers)
+            marks = {flow.mark for flow in self._flow_states()}
+            states |= {mark: CUT for mark in marks if mark < CLEAR and mark not in index.entries}
+        states |= {
+            number: ACTIVE if number in index.entries else state for number, state in tables.states.items()
+        }
+        before = tables.replace(index, written, states)
+        changed = _changed(old, index)
         self._index, self._has_old_flows = index, False
+        tables.take_out(old, before)
         self._attach()
         if changed:
             self._recheck(changed)
@@ -167,8 +141,6 @@ class BpfDataplane:
             for entry in removed:
                 self._index.add(entry)
             raise
-        if self._staged is not None:
-            self._staged.staged.since |= gone | added
         if rechecked:
             self._recheck(rechecked)
 
@@ -185,13 +157,20 @@ class BpfDataplane:
 
     def sweep(self) -> int:
         """The flows keep an entry whose mark stops them, for in the middle of a flow nothing shows what it is."""
-        cut = {number for number, state in self._tables.states.items() if state == CUT}
+        tables = self._tables
+        cut = [number for number, state in tables.states.items() if state == CUT]
         swept = 0
+        if cut or tables.has_dead:
+            tables.purge()  # waits for packets that were judged before; none of them gives a flow one of these numbers any more
+        for start in range(0, len(cut), bpf_maps.MOST_SWEPT):
+            some = b"".join(
+                number.to_bytes(4, sys.byteorder) for number in cut[start : start + bpf_maps.MOST_SWEPT]
+            )
+            self._sweeping.put_many(some, bytes(len(some)))
+            swept += run(self._library, self._sweep_program)
+            self._sweeping.delete_many(some)
         if cut:
-            wait_for_readers()
-            swept = self._mark_revoked(self._flow_states(cut))
-            self._tables.revise(dict.fromkeys(cut, ACTIVE))
-        self._tables.purge()
+            tables.revise(dict.fromkeys(cut, ACTIVE))
         return swept
 
     def counters(self) -> dict[str, Count]:
@@ -299,6 +278,16 @@ class BpfDataplane:
             for flow in self._flow_states(numbers)
             if not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
         )
+
+
+def _changed(old: Index, new: Index) -> set[int]:
+    """Registrations that are in both, with other ends."""
+    changed = set()
+    for number, entry in new.entries.items():
+        before = old.entries.get(number, entry)
+        if before is not entry and before != entry:
+            changed.add(number)
+    return changed
 
 
 def refuse(policy: Policy, inside: tuple[str, ...]) -> None:

@@ -38,6 +38,15 @@ class _Batch(ctypes.Structure):
     _fields_ = [("size", c_size_t), ("element_flags", c_uint64), ("flags", c_uint64)]
 
 
+class _Run(ctypes.Structure):
+    """struct bpf_test_run_opts of libbpf."""
+
+    _fields_ = [("size", c_size_t), ("data_in", c_void_p), ("data_out", c_void_p), ("data_size_in", c_uint32),
+                ("data_size_out", c_uint32), ("context_in", c_void_p), ("context_out", c_void_p), ("context_size_in", c_uint32),
+                ("context_size_out", c_uint32), ("returned", c_uint32), ("repeat", c_int), ("duration", c_uint32),
+                ("flags", c_uint32), ("cpu", c_uint32), ("batch_size", c_uint32)]  # fmt: skip
+
+
 class Library:
     """Raises DataplaneError when libbpf is not installed."""
 
@@ -199,6 +208,13 @@ def attach(library: Library, ifindex: int, point: int, program: int) -> None:
             raise
     wanted = _Attachment(ctypes.sizeof(_Attachment), program, _REPLACE, 0, _HANDLE, _PRIORITY)
     library.call("bpf_tc_attach", ctypes.byref(_hook(ifindex, point)), ctypes.byref(wanted))
+
+
+def run(library: Library, program: int) -> int:
+    """Run a program of type syscall; what it returns."""
+    wanted = _Run(ctypes.sizeof(_Run))
+    library.call("bpf_prog_test_run_opts", program, ctypes.byref(wanted))
+    return wanted.returned
 
 
 def attached(library: Library, ifindex: int, point: int) -> int | None:

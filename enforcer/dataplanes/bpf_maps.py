@@ -15,6 +15,7 @@ from enforcer.protocols import TCP, UDP
 CELL_KEY_BYTES = {4: 16, 6: 40}  # by IP version
 FLOW_KEY_BYTES, FLOW_BYTES, VERSIONED_BYTES, COUNT_BYTES = 40, 12, 24, 32
 MOST_SHAPES = 256
+MOST_SWEPT = 16_384
 SHAPES_BYTES = 8 + MOST_SHAPES * 40
 SHAPE_LISTS = 2 * len(KINDS)  # one a family and kind, in each of two slots
 ACTIVE, CUT, FINISHING = 0, 1, 2

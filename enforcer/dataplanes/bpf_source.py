@@ -14,6 +14,7 @@ from pathlib import Path
 
 from enforcer.cells import KINDS, PORTLESS
 from enforcer.dataplanes import DataplaneError
+from enforcer.dataplanes.bpf_maps import MOST_SHAPES, MOST_SWEPT
 from enforcer.policy import Exemption, Policy
 from enforcer.protocols import (
     FIRST_MESSAGES,
@@ -96,6 +97,8 @@ def constants_header(policy: Policy) -> str:
         f"#define PROTOCOLS {len(VPN_PROTOCOLS)}",
         f"#define COUNTERS {len(COUNTERS)}",
         f"#define MOST_REPORTS {MOST_REPORTS}",
+        f"#define MOST_SHAPES {MOST_SHAPES}",
+        f"#define MOST_SWEPT {MOST_SWEPT}",
         f"#define IS_OBSERVING {int(is_observing)}",
         f"#define AGENT_DEAD {agent_dead}",
     ]

@@ -13,7 +13,6 @@ import errno
 import itertools
 import mmap
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -29,10 +28,7 @@ _FALLBACKS: dict[Fallback, int] = {"keep": 0, "allow": 1, "block": 2}
 
 
 class Tables:
-    """Of one loaded object. Raises TableFull, DataplaneError; then nothing has changed.
-
-    `write` and `take_out` may run in a thread of their own; all else belongs to one thread.
-    """
+    """Of one loaded object. Raises TableFull, DataplaneError; then nothing has changed."""
 
     @staticmethod
     def resize(loaded: Object, most_cells: int) -> None:
@@ -58,8 +54,6 @@ class Tables:
         self._fallback: Fallback = "keep"
         self._dead_cells: set[_Cell] = set()
         self._dead_states: set[int] = set()
-        # Held while cells are written, and from taking some out until no packet looks at them: so that none is written in their place.
-        self._memory = threading.Lock()
         self.states: dict[int, int] = {}
 
     def write(self, index: Index) -> dict[Shape, int]:
@@ -69,8 +63,7 @@ class Tables:
         try:
             for version, keys, values in bpf_maps.whole_load(index, numbers, _CHUNK):
                 written += 1
-                with self._memory:
-                    self._cells[version].put_many(keys, values)
+                self._cells[version].put_many(keys, values)
         except OSError as error:
             self.take_out(index, numbers, written)
             raise _refusal(error) from error
@@ -87,7 +80,9 @@ class Tables:
 
     def take_out(self, index: Index, numbers: dict[Shape, int], chunks: int | None = None) -> None:
         """The cells of an index that is not in force (or the first chunks of them) out of the map."""
-        wait_for_readers()
+        if not numbers:
+            return
+        wait_for_readers()  # then none looks at them any more: what is written next may take their memory
         for version, keys, _ in itertools.islice(bpf_maps.whole_load(index, numbers, _CHUNK), chunks):
             self._cells[version].delete_many(keys)
 
@@ -108,7 +103,7 @@ class Tables:
         self._flip(states, is_other_slot=bool(new))
         for cell, (_, after) in final.items():
             (self._dead_cells.discard if after else self._dead_cells.add)(cell)
-        if len(self._dead_cells) >= _MOST_DEAD:
+        if len(self._dead_cells) + len(self._dead_states) >= _MOST_DEAD:
             self.purge()
 
     def revise(self, states: Mapping[int, int]) -> None:
@@ -124,16 +119,18 @@ class Tables:
     def alive_until(self, monotonic_ns: int) -> None:
         self._alive_until_ns.value = monotonic_ns
 
+    @property
+    def has_dead(self) -> bool:
+        """Whether something is gone and still in the maps."""
+        return bool(self._dead_cells or self._dead_states)
+
     def purge(self) -> None:
-        """Take what is gone out of the maps."""
-        if not self._dead_cells and not self._dead_states:
-            return
-        with self._memory:
-            for version, cells in self._cells.items():
-                cells.delete_many(b"".join(key for each, key in self._dead_cells if each == version))
-            self._states.delete_many(b"".join(map(_u32, self._dead_states)))
-            self._dead_cells, self._dead_states = set(), set()
-            wait_for_readers()
+        """Take what is gone out of the maps; returns when no packet is being judged that began before."""
+        for version, cells in self._cells.items():
+            cells.delete_many(b"".join(key for each, key in self._dead_cells if each == version))
+        self._states.delete_many(b"".join(map(_u32, self._dead_states)))
+        self._dead_cells, self._dead_states = set(), set()
+        wait_for_readers()
 
     def close(self) -> None:
         del self._word, self._alive_until_ns
@@ -151,14 +148,13 @@ class Tables:
 
     def _write_cells(self, final: Mapping[_Cell, tuple[int, int]]) -> None:
         since = self._serial + 1
-        with self._memory:
-            for version, cells in self._cells.items():
-                keys = [cell for cell in final if cell[0] == version]
-                values = [bpf_maps.versioned(*final[cell], since) for cell in keys]
-                if len(keys) == 1:
-                    cells.put(keys[0][1], values[0], LOCKED)
-                elif keys:
-                    cells.put_many(b"".join(key for _, key in keys), b"".join(values), LOCKED)
+        for version, cells in self._cells.items():
+            keys = [cell for cell in final if cell[0] == version]
+            values = [bpf_maps.versioned(*final[cell], since) for cell in keys]
+            if len(keys) == 1:
+                cells.put(keys[0][1], values[0], LOCKED)
+            elif keys:
+                cells.put_many(b"".join(key for _, key in keys), b"".join(values), LOCKED)
 
     def _write_states(self, states: Mapping[int, int]) -> None:
         numbers, since = self._differing(states), self._serial + 1
@@ -167,8 +163,7 @@ class Tables:
                 bpf_maps.versioned(self.states.get(number, ACTIVE), states[number], since)
                 for number in numbers
             ]
-            with self._memory:
-                self._states.put_many(b"".join(map(_u32, numbers)), b"".join(values), LOCKED)
+            self._states.put_many(b"".join(map(_u32, numbers)), b"".join(values), LOCKED)
 
     def _differing(self, states: Mapping[int, int]) -> list[int]:
         return [number for number, state in states.items() if self.states.get(number, ACTIVE) != state]

@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import shutil
 import subprocess
+import threading
 
 from enforcer.dataplanes import DataplaneError, TableFull
 
@@ -22,6 +23,9 @@ class Nft:
     def __init__(self, library: bool = True) -> None:
         self._library = _load() if library else None
         self._context = None
+        self._lock = (
+            threading.Lock()
+        )  # a list may be loading in one thread while another says that the agent lives
         if self._library is not None:
             self._context = self._library.nft_ctx_new(0)
             self._library.nft_ctx_buffer_output(self._context)
@@ -37,13 +41,8 @@ class Nft:
 
     def run(self, script: str) -> str:
         """The output. Raises TableFull when a set cannot take an element more, DataplaneError on any other refusal."""
-        if self._library is None:
-            done = subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True)
-            code, output, error = done.returncode, done.stdout, done.stderr
-        else:
-            code = self._library.nft_run_cmd_from_buffer(self._context, script.encode())
-            output = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode()
-            error = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode()
+        with self._lock:
+            code, output, error = self._run(script)
         if code == 0:
             return output
         text = error.strip()[:2000]
@@ -55,6 +54,15 @@ class Nft:
         if self._library is not None and self._context is not None:
             self._library.nft_ctx_free(self._context)
             self._context = None
+
+    def _run(self, script: str) -> tuple[int, str, str]:
+        if self._library is None:
+            done = subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True)
+            return done.returncode, done.stdout, done.stderr
+        code = self._library.nft_run_cmd_from_buffer(self._context, script.encode())
+        output = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        error = self._library.nft_ctx_get_error_buffer(self._context) or b""
+        return code, output.decode(), error.decode()
 
 
 def _load() -> ctypes.CDLL | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
@@ -33,6 +34,7 @@ class Netfilter:
             (0, 0)
         )  # libnftables takes the process id as its port; 0 lets the kernel choose another
         self._sequence = 0
+        self._lock = threading.RLock()  # one question at a time: a list may be loading in another thread
 
     def close(self) -> None:
         self.socket.close()
@@ -59,14 +61,16 @@ class Netfilter:
         self, subsystem: int, kind: int, family: int, attributes: bytes, resource: int = 0, flags: int = 0
     ) -> None:
         """One change, acknowledged by the kernel."""
-        self.send(subsystem, kind, NLM_ACK | flags, family, resource, attributes)
-        for _ in self._answers():
-            pass
+        with self._lock:
+            self.send(subsystem, kind, NLM_ACK | flags, family, resource, attributes)
+            for _ in self._answers():
+                pass
 
     def dump(self, subsystem: int, kind: int, family: int, attributes: bytes) -> Iterator[tuple[int, bytes]]:
         """Every answer as (family, attributes). Read it to its end."""
-        self.send(subsystem, kind, NLM_DUMP, family, 0, attributes)
-        yield from self._answers()
+        with self._lock:
+            self.send(subsystem, kind, NLM_DUMP, family, 0, attributes)
+            yield from self._answers()
 
     def _answers(self) -> Iterator[tuple[int, bytes]]:
         while True:

@@ -15,7 +15,7 @@ from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrac
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
 from enforcer.dataplanes.nflog import NfLog
-from enforcer.decide import JUDGED_AGAIN, REVOKED, Fallback
+from enforcer.decide import EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback
 from enforcer.policy import Policy
 
 TABLE = "inet allowlist"
@@ -29,6 +29,7 @@ _OBJECT_TABLE, _OBJECT_NAME, _OBJECT_DATA = 1, 2, 4
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _NFPROTO_INET = 1
 
+_UNSETTLED = (UNJUDGED, EXEMPT, *JUDGED_AGAIN)  # marks of no registration, for the set `cut`
 _FEW = 8  # marks: so many listings sieved by the kernel cost less than one of everything
 
 
@@ -227,7 +228,7 @@ class NftDataplane:
             yield f"flush chain {TABLE} {chain}"
         yield f"flush set {TABLE} cut"
         yield f"flush set {TABLE} finishing"
-        yield _elements("add", "cut", [*JUDGED_AGAIN, *cut])
+        yield _elements("add", "cut", [*_UNSETTLED, *cut])
         if finishing:
             yield _elements("add", "finishing", finishing)
         for chain, rules in chains.items():

@@ -164,4 +164,22 @@ SECTION("tc") int allowlist_out(struct __sk_buff *skb)
 	return classify(skb, 1);
 }
 
+static long sweep_one(void *map, const struct flow_key *key, struct flow *flow, u32 *swept)
+{
+	u32 mark = flow->mark;
+	if (mark && mark < CLEAR && lookup(&sweeping, &mark)) {
+		flow->mark = REVOKED;
+		++*swept;
+	}
+	return 0;
+}
+
+/* The agent runs it when registrations have ended: their flows, by the numbers in `sweeping`, get a mark that stops them. */
+SECTION("syscall") int allowlist_sweep(void *context)
+{
+	u32 swept = 0;
+	for_each(&flows, sweep_one, &swept, 0);
+	return swept;
+}
+
 char licence[] SECTION("license") = "GPL";

@@ -21,6 +21,7 @@ static void (*lock)(struct bpf_spin_lock *lock) = (void *)BPF_FUNC_spin_lock;
 static void (*unlock)(struct bpf_spin_lock *lock) = (void *)BPF_FUNC_spin_unlock;
 static void *(*reserve)(void *ring, u64 size, u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*submit)(void *data, u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+static long (*for_each)(void *map, void *step, void *context, u64 flags) = (void *)BPF_FUNC_for_each_map_elem;
 static long (*loop)(u32 count, void *step, void *context, u64 flags) = (void *)BPF_FUNC_loop;
 
 #define SWAP16(x) __builtin_bswap16(x)
@@ -45,6 +46,5 @@ enum { STATE_ACTIVE, STATE_CUT, STATE_FINISHING };
 
 #include "constants.h"
 
-#define MOST_SHAPES 256
 #define MOST_PAYLOAD 128
 

@@ -87,6 +87,7 @@ MAP(BPF_MAP_TYPE_HASH, struct cell4_key, struct versioned, 4096, BPF_F_NO_PREALL
 MAP(BPF_MAP_TYPE_HASH, struct cell6_key, struct versioned, 4096, BPF_F_NO_PREALLOC, cells6);
 MAP(BPF_MAP_TYPE_HASH, u32, struct versioned, 4096, BPF_F_NO_PREALLOC, states);
 MAP(BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 4096, 0, flows);
+MAP(BPF_MAP_TYPE_HASH, u32, u32, MOST_SWEPT, 0, sweeping);
 MAP(BPF_MAP_TYPE_ARRAY, u32, struct shapes, 4, 0, shapes);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, u32, struct count, COUNTERS + 1, 0, counts);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, u32, struct work, 1, 0, works);
