@@ -8,12 +8,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.registry.rules import terms
 from enforcer.registry.states import (
+    REFUSALS,
     Application,
+    IllegalTransition,
     LedgerEvent,
     Registration,
     Rules,
@@ -22,6 +24,7 @@ from enforcer.registry.states import (
     checked_prefixes,
 )
 
+DECISIONS = ("approve", "reject", "suspend", "revoke", "renew", "expire")
 _MARKED = 64  # changes; a backup so old that its next 64 are the same to the nanosecond is the same ledger
 
 
@@ -87,42 +90,84 @@ class Ledger:
         return self._serial
 
     def apply(
-        self, form: Application, actor: str = "applicant", token_sha256: str = "", at_ns: int | None = None
+        self,
+        form: Application,
+        actor: str = "applicant",
+        token_sha256: str = "",
+        at_ns: int | None = None,
+        by: str = "",
     ) -> Registration:
-        """A new pending registration with the next number."""
+        """A new pending registration with the next number. by, here and below: the account that acts, kept in the event."""
         number = len(self._registrations) + 1
-        return self._append(
-            number, "apply", actor, "", {"form": asdict(form), "token_sha256": token_sha256}, at_ns
-        )
+        data = {"form": form.to_json(), "token_sha256": token_sha256}
+        return self._append(number, "apply", actor, "", data, at_ns, by)
 
     def verify(
-        self, number: int, is_verified: bool, actor: str = "isp", reason: str = "", at_ns: int | None = None
-    ):
-        """The ISP's answer. Raises UnknownRegistration, IllegalTransition."""
-        return self._append(number, "verify", actor, reason, {"verified": is_verified}, at_ns)
+        self,
+        number: int,
+        is_verified: bool,
+        actor: str = "isp",
+        reason: str = "",
+        at_ns: int | None = None,
+        why: str = "",
+        by: str = "",
+    ) -> Registration:
+        """The ISP's answer; why, for a "no": one of states.REFUSALS. Raises UnknownRegistration, IllegalTransition, ValueError."""
+        if why and (is_verified or why not in REFUSALS):
+            raise ValueError(f"why: write one of {', '.join(REFUSALS)}, and only when the answer is no")
+        data = {"verified": is_verified} | ({"why": why} if why else {})
+        return self._append(number, "verify", actor, reason, data, at_ns, by)
 
     def decide(
-        self, number: int, action: str, actor: str = "officer", reason: str = "", at_ns: int | None = None
+        self,
+        number: int,
+        action: str,
+        actor: str = "officer",
+        reason: str = "",
+        at_ns: int | None = None,
+        by: str = "",
     ) -> Registration:
         """An officer's act: approve, reject, revoke, suspend, renew; or the system's: expire.
 
         Raises UnknownRegistration, IllegalTransition, NotVerified.
         """
-        data: dict[str, Any] = {}
-        if action in ("approve", "renew"):
-            data = {
-                "requires_verification": self.rules.requires_verification,
-                "validity_ns": self.rules.validity_ns,
-            }
-        return self._append(number, action, actor, reason, data, at_ns)
+        if action not in DECISIONS:
+            raise IllegalTransition(
+                f"{action!r} is no decision of an office; write one of {', '.join(DECISIONS)}"
+            )
+        return self._append(number, action, actor, reason, {}, at_ns, by)
 
     def change_address(
-        self, number: int, subscriber_prefixes: Any, actor: str = "applicant", at_ns: int | None = None
+        self,
+        number: int,
+        subscriber_prefixes: Any,
+        actor: str = "applicant",
+        at_ns: int | None = None,
+        by: str = "",
     ) -> Registration:
         """The line has other addresses now; see Rules.on_address_change. Raises also BadApplication."""
         prefixes = list(checked_prefixes(subscriber_prefixes))
-        data = {"subscriber_prefixes": prefixes, "rule": self.rules.on_address_change}
-        return self._append(number, "change-address", actor, "", data, at_ns)
+        return self._append(number, "change-address", actor, "", {"subscriber_prefixes": prefixes}, at_ns, by)
+
+    def ask_renewal(self, number: int, at_ns: int | None = None, by: str = "") -> Registration:
+        """The applicant asks for a renewal, inside the window the rules leave."""
+        return self._append(number, "ask-renewal", "applicant", "", {}, at_ns, by)
+
+    def withdraw(self, number: int, reason: str = "", at_ns: int | None = None, by: str = "") -> Registration:
+        """The applicant takes it back; for good."""
+        return self._append(number, "withdraw", "applicant", reason, {}, at_ns, by)
+
+    def appeal(
+        self, number: int, about: str, text: str, at_ns: int | None = None, by: str = ""
+    ) -> Registration:
+        """Against a "rejection", or a "false-block": registered, and blocked all the same."""
+        return self._append(number, "appeal", "applicant", "", {"about": about, "text": text}, at_ns, by)
+
+    def answer_appeal(
+        self, number: int, is_granted: bool, reason: str, at_ns: int | None = None, by: str = ""
+    ) -> Registration:
+        """The officer's answer. A rejection whose appeal is granted is pending again."""
+        return self._append(number, "answer-appeal", "officer", reason, {"granted": is_granted}, at_ns, by)
 
     def expire_due(self) -> list[Registration]:
         """Expires what has run out by the clock; returns what it expired."""
@@ -131,8 +176,8 @@ class Ledger:
             number
             for number, registration in self._registrations.items()
             if registration.state in ("active", "suspended")
-            and registration.valid_until_ns is not None
-            and registration.valid_until_ns <= now
+            and registration.leaves_ns is not None
+            and registration.leaves_ns <= now
         ]
         return [self.decide(number, "expire", "system", "validity ran out") for number in due]
 
@@ -208,10 +253,18 @@ class Ledger:
             raise UnknownSerial(f"serial {serial} is not in this ledger; its newest is {self._serial}")
 
     def _append(
-        self, number: int, action: str, actor: str, reason: str, data: dict[str, Any], at_ns: int | None
+        self,
+        number: int,
+        action: str,
+        actor: str,
+        reason: str,
+        data: dict[str, Any],
+        at_ns: int | None,
+        by: str = "",
     ) -> Registration:
         before = None if action == "apply" else self.registration(number)
         at_ns = self._clock() if at_ns is None else at_ns
+        data = data | terms(self.rules, action, at_ns) | ({"by": by} if by else {})
         # The form goes through JSON first, so that what is derived now is what is derived after a restart.
         text = json.dumps(data, separators=(",", ":"), sort_keys=True)
         now = after(before, LedgerEvent(0, at_ns, number, action, actor, reason, json.loads(text)))

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from enforcer.allowlist import Entry
-from enforcer.protocols import VPN_PROTOCOLS
+from enforcer.registry.form import Application, BadApplication, Document, application, checked_prefixes
+from enforcer.registry.rules import AddressChange, Rules
 
-State = Literal["pending", "active", "suspended", "expired", "revoked", "rejected"]
-AddressChange = Literal["remove", "keep"]
+__all__ = [
+    "TRANSITIONS",
+    "AddressChange",
+    "Appeal",
+    "Application",
+    "BadApplication",
+    "Document",
+    "IllegalTransition",
+    "LedgerEvent",
+    "NotVerified",
+    "Registration",
+    "Rules",
+    "State",
+    "after",
+    "application",
+    "checked_prefixes",
+]
+
+State = Literal["pending", "active", "suspended", "expired", "revoked", "rejected", "withdrawn"]
+
+_LIVING = ("pending", "active", "suspended", "expired")
+_APPEALED = ("pending", "active", "suspended", "expired", "revoked", "rejected")
+
+
+def _same(*states: State) -> Mapping[State | None, State]:
+    return {state: state for state in states}
+
 
 # action -> state before -> state after. None: there was no registration. What is not here is illegal.
-# Rejected and revoked are ends: whoever wants in again applies again. `renew` also lifts a suspension.
+# Rejected, revoked and withdrawn are ends: whoever wants in again applies again. `renew` also lifts a suspension.
 TRANSITIONS: Mapping[str, Mapping[State | None, State]] = {
     "apply": {None: "pending"},
-    "verify": {"pending": "pending", "active": "active", "suspended": "suspended"},
+    "verify": _same("pending", "active", "suspended"),
     "approve": {"pending": "active"},
     "reject": {"pending": "rejected"},
     "suspend": {"active": "suspended"},
@@ -25,8 +51,16 @@ TRANSITIONS: Mapping[str, Mapping[State | None, State]] = {
     "expire": {"active": "expired", "suspended": "expired"},
     "renew": {"active": "active", "suspended": "active", "expired": "active"},
     # "active" here is the rule "keep"; under "remove" an active registration goes back to pending (see `after`).
-    "change-address": {"pending": "pending", "active": "active", "suspended": "suspended"},
+    "change-address": _same("pending", "active", "suspended"),
+    "ask-renewal": _same("active", "suspended", "expired"),
+    "withdraw": dict.fromkeys(_LIVING, "withdrawn"),
+    "appeal": _same(*_APPEALED),
+    # A granted appeal of a rejection goes back to pending.
+    "answer-appeal": _same(*_APPEALED),
+    "remind": _same(*_APPEALED),
 }
+REFUSALS = ("wrong-subscriber", "wrong-address", "unknown")  # a provider's reasons for "no"
+ABOUT = ("rejection", "false-block")
 
 
 class IllegalTransition(ValueError):
@@ -37,46 +71,12 @@ class NotVerified(IllegalTransition):
     """The ISP has not confirmed the form, and the registry's rules require it before approval."""
 
 
-class BadApplication(ValueError):
-    """The form is wrong; `problems` names each field, what is wrong with it and what to write."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the authority's regulations leave open.
-
-    requires_verification: the ISP confirms subscriber and address before an officer may approve (the portal's FAQ: facts §1.2).
-    on_address_change: "remove" (default, for any change of IP assignment was a ground for de-listing in the 2019/20
-    regulations): an active registration goes back to pending and needs the ISP and the officer again; "keep": the old
-    address stays allowed until the ISP has verified the new one.
-    validity_ns: how long an approval or renewal holds; None has no end.
-    """
-
-    requires_verification: bool = True
-    on_address_change: AddressChange = "remove"
-    validity_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """The form. Prefixes are CIDR without host bits; no ports means any port, no protocols any VPN protocol."""
-
-    registrant: str
-    subscriber_prefixes: tuple[str, ...]
-    endpoint_prefixes: tuple[str, ...]
-    endpoint_ports: tuple[int, ...] = ()
-    protocols: tuple[str, ...] = ()
-    category: str = "company"
-    purpose: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class LedgerEvent:
-    """One line of the ledger: what was done, by whom ("applicant", "isp", "officer", "system"), when (Unix ns) and why."""
+    """One line of the ledger: what was done, by whom ("applicant", "isp", "officer", "system"), when (Unix ns) and why.
+
+    hash: of the line before and this one (enforcer/registry/chain.py); "" until it is in a ledger.
+    """
 
     sequence: int
     at_ns: int
@@ -85,11 +85,42 @@ class LedgerEvent:
     actor: str
     reason: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    hash: str = ""
+
+    @property
+    def by(self) -> str:
+        """The account that acted; "" when only the office is known."""
+        return self.data.get("by", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Appeal:
+    """Against a rejection, or against being blocked though registered. is_granted: None while there is no answer.
+
+    due_ns: until when the rules promise one.
+    """
+
+    about: str
+    text: str
+    at_ns: int
+    due_ns: int | None = None
+    is_granted: bool | None = None
+    answer: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_granted is None
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One application as it stands. is_verified: None until the ISP has answered. new_prefixes wait for it under "keep"."""
+    """One application as it stands; times are Unix ns.
+
+    is_verified: None until the ISP has answered. new_prefixes wait for it under "keep". refusal: the ISP's word for "no".
+    token_sha256: who may act as its applicant. valid_until_ns: the end of the approval; grace_ns later it leaves the allowlist.
+    reminders_ns: moments still to come. verification_due_ns, decision_due_ns: until when the ISP's and the officer's answers are
+    promised. reminded: which of them were reminded of. was_active: it was approved once, so a block may be false.
+    """
 
     number: int
     application: Application
@@ -99,6 +130,26 @@ class Registration:
     valid_until_ns: int | None = None
     new_prefixes: tuple[str, ...] = ()
     token_sha256: str = ""
+    refusal: str = ""
+    grace_ns: int = 0
+    reminders_ns: tuple[int, ...] = ()
+    verification_due_ns: int | None = None
+    on_silence: str = "wait"
+    decision_due_ns: int | None = None
+    renewal_asked_ns: int | None = None
+    appeal: Appeal | None = None
+    reminded: tuple[str, ...] = ()
+    was_active: bool = False
+
+    @property
+    def waits_for_provider(self) -> bool:
+        """Its ISP has not answered: about the application, or about a new address."""
+        return bool(self.new_prefixes) or (self.state == "pending" and self.is_verified is None)
+
+    @property
+    def leaves_ns(self) -> int | None:
+        """When it leaves the allowlist by itself: the end of validity and of the grace after it."""
+        return None if self.valid_until_ns is None else self.valid_until_ns + self.grace_ns
 
     def entry(self) -> Entry | None:
         """What the allowlist holds for it; None unless it is active."""
@@ -113,61 +164,28 @@ class Registration:
             form.endpoint_ports,
             form.protocols,
             self.valid_from_ns or 0,
-            self.valid_until_ns,
+            self.leaves_ns,
+            form.category,
         )
 
 
 def after(before: Registration | None, event: LedgerEvent) -> Registration:
     """The registration once the event has happened. Depends on nothing but its arguments, so replay is exact.
 
-    Raises IllegalTransition when TRANSITIONS does not have it, NotVerified for an approval the ISP has not confirmed.
+    Raises IllegalTransition when TRANSITIONS does not have it or one of the action's own conditions is not met, NotVerified for
+    an approval the ISP has not confirmed.
     """
     state = _next_state(before, event)
     if before is None:
-        form = application(event.data["form"])
-        return Registration(event.registration, form, state, token_sha256=event.data.get("token_sha256", ""))
-    return _HANDLERS.get(event.action, _only_state)(replace(before, state=state), before, event)
-
-
-def application(form: Mapping[str, Any]) -> Application:
-    """The checked form. Raises BadApplication with every problem at once."""
-    problems: list[str] = []
-    known = set(Application.__dataclass_fields__)
-    problems += [
-        f"{key}: unknown; write one of {', '.join(sorted(known))}" for key in form if key not in known
-    ]
-    registrant = form.get("registrant")
-    if not isinstance(registrant, str) or not 1 <= len(registrant.strip()) <= 200:
-        problems.append("registrant: write the name of the person or company (1 to 200 characters)")
-    subscriber = _prefixes("subscriber_prefixes", form.get("subscriber_prefixes"), problems)
-    endpoint = _prefixes("endpoint_prefixes", form.get("endpoint_prefixes"), problems)
-    ports = _sequence("endpoint_ports", form.get("endpoint_ports", ()), problems)
-    for port in ports:
-        if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-            problems.append(f"endpoint_ports: {port!r} is not a port; write a number from 1 to 65535")
-    protocols = _sequence("protocols", form.get("protocols", ()), problems)
-    for protocol in protocols:
-        if protocol not in VPN_PROTOCOLS:
-            problems.append(f"protocols: {protocol!r} is unknown; write one of {', '.join(VPN_PROTOCOLS)}")
-    texts = {key: form.get(key, default) for key, default in (("category", "company"), ("purpose", ""))}
-    problems += [
-        f"{key}: write text of at most 2000 characters"
-        for key, value in texts.items()
-        if not isinstance(value, str) or len(value) > 2000
-    ]
-    if problems:
-        raise BadApplication(problems)
-    assert isinstance(registrant, str)
-    return Application(registrant.strip(), subscriber, endpoint, tuple(ports), tuple(protocols), **texts)
-
-
-def checked_prefixes(value: Any) -> tuple[str, ...]:
-    """subscriber_prefixes of a change of address, checked. Raises BadApplication."""
-    problems: list[str] = []
-    prefixes = _prefixes("subscriber_prefixes", value, problems)
-    if problems:
-        raise BadApplication(problems)
-    return prefixes
+        return Registration(
+            event.registration,
+            Application.from_json(event.data["form"]),
+            state,
+            token_sha256=event.data.get("token_sha256", ""),
+            **_promises(event),
+        )
+    handler = _HANDLERS.get(event.action)
+    return handler(before, event, state) if handler else replace(before, state=state)
 
 
 def _next_state(before: Registration | None, event: LedgerEvent) -> State:
@@ -181,45 +199,129 @@ def _next_state(before: Registration | None, event: LedgerEvent) -> State:
             f"registration {event.registration} is {was or 'not there'}: cannot {event.action} it; "
             f"that needs it to be {' or '.join(possible)}"
         )
+    if before is not None:
+        _check_isp(before, event)
+        _check_window(before, event)
+    return targets[was]
+
+
+def _check_isp(before: Registration, event: LedgerEvent) -> None:
     needs_isp = event.action in ("approve", "renew") and event.data.get("requires_verification")
-    if before and needs_isp and before.is_verified is not True:
+    if needs_isp and before.is_verified is not True:
         told = "has not answered yet" if before.is_verified is None else "refused"
         raise NotVerified(
             f"registration {event.registration}: the ISP {told}; it must verify before an officer may {event.action}"
         )
-    return targets[was]
 
 
-def _only_state(now: Registration, _before: Registration, _event: LedgerEvent) -> Registration:
-    return now
+def _check_window(before: Registration, event: LedgerEvent) -> None:
+    window_ns, until_ns = event.data.get("window_ns"), before.valid_until_ns
+    if window_ns is None or until_ns is None or before.state == "expired":
+        return
+    if event.at_ns < until_ns - window_ns:
+        opens = datetime.fromtimestamp((until_ns - window_ns) // 10**9, UTC)
+        raise IllegalTransition(
+            f"registration {event.registration}: cannot {event.action} it yet; renewal opens at {opens:%Y-%m-%dT%H:%M:%SZ}"
+        )
 
 
-def _verify(now: Registration, before: Registration, event: LedgerEvent) -> Registration:
+def _promises(event: LedgerEvent) -> dict[str, Any]:
+    """The clocks that an event starts; those it does not name stop."""
+    data = event.data
+    return {
+        "verification_due_ns": data.get("verification_due_ns"),
+        "on_silence": data.get("on_silence", "wait"),
+        "decision_due_ns": data.get("decision_due_ns"),
+        "reminded": (),
+    }
+
+
+def _verify(before: Registration, event: LedgerEvent, state: State) -> Registration:
     is_verified = bool(event.data["verified"])
+    rest = {**_promises(event), "refusal": "" if is_verified else event.data.get("why", "")}
     if not before.new_prefixes:
-        return replace(now, is_verified=is_verified)
+        return replace(before, state=state, is_verified=is_verified, **rest)
     form = before.application
     if is_verified:
         form = replace(form, subscriber_prefixes=before.new_prefixes)
     # A refused new address changes nothing about the old one, which the ISP had verified.
-    return replace(now, application=form, new_prefixes=(), is_verified=True)
+    return replace(before, state=state, application=form, new_prefixes=(), is_verified=True, **rest)
 
 
-def _start_validity(now: Registration, before: Registration, event: LedgerEvent) -> Registration:
+def _start_validity(before: Registration, event: LedgerEvent, state: State) -> Registration:
     validity_ns = event.data.get("validity_ns")
     start = before.valid_from_ns if before.valid_from_ns is not None else event.at_ns
+    until = event.at_ns + validity_ns if validity_ns else None
+    reminders = [until - each for each in event.data.get("reminders_ns", ())] if until is not None else []
     return replace(
-        now, valid_from_ns=start, valid_until_ns=event.at_ns + validity_ns if validity_ns else None
+        before,
+        state=state,
+        valid_from_ns=start,
+        valid_until_ns=until,
+        grace_ns=event.data.get("grace_ns", 0),
+        reminders_ns=tuple(sorted(each for each in reminders if each > event.at_ns)),
+        decision_due_ns=None,
+        renewal_asked_ns=None,
+        was_active=True,
     )
 
 
-def _change_address(now: Registration, before: Registration, event: LedgerEvent) -> Registration:
+def _change_address(before: Registration, event: LedgerEvent, state: State) -> Registration:
     prefixes = tuple(event.data["subscriber_prefixes"])
     if before.state == "active" and event.data["rule"] == "keep":
-        return replace(now, new_prefixes=prefixes)
-    state: State = "pending" if before.state == "active" else before.state
+        return replace(before, new_prefixes=prefixes, **_promises(event))
     form = replace(before.application, subscriber_prefixes=prefixes)
-    return replace(now, state=state, application=form, is_verified=None, new_prefixes=(), valid_from_ns=None)
+    return replace(
+        before,
+        state="pending" if before.state == "active" else state,
+        application=form,
+        is_verified=None,
+        new_prefixes=(),
+        valid_from_ns=None,
+        **_promises(event),
+    )
+
+
+def _ask_renewal(before: Registration, event: LedgerEvent, state: State) -> Registration:
+    return replace(before, state=state, renewal_asked_ns=event.at_ns)
+
+
+def _appeal(before: Registration, event: LedgerEvent, state: State) -> Registration:
+    about, number = event.data["about"], event.registration
+    if about not in ABOUT:
+        raise IllegalTransition(f"appeal about {about!r}: write one of {', '.join(ABOUT)}")
+    if (before.state == "rejected") is not (about == "rejection"):
+        raise IllegalTransition(f"registration {number} is {before.state}: cannot appeal about a {about}")
+    if about == "false-block" and not before.was_active:
+        raise IllegalTransition(f"registration {number} was never approved: a block of it is not false")
+    if before.appeal is not None and before.appeal.is_open:
+        raise IllegalTransition(f"registration {number} has an appeal that is not answered yet")
+    if about == "rejection" and before.appeal is not None and before.appeal.is_granted is False:
+        raise IllegalTransition(f"registration {number}: its appeal was answered; apply again")
+    made = Appeal(about, event.data["text"], event.at_ns, event.data.get("due_ns"))
+    return replace(before, state=state, appeal=made, reminded=_less(before, "appeal"))
+
+
+def _answer_appeal(before: Registration, event: LedgerEvent, state: State) -> Registration:
+    appeal = before.appeal
+    if appeal is None or not appeal.is_open:
+        raise IllegalTransition(f"registration {event.registration} has no appeal that waits for an answer")
+    is_granted = bool(event.data["granted"])
+    answered = replace(appeal, is_granted=is_granted, answer=event.reason)
+    is_back = is_granted and appeal.about == "rejection" and before.state == "rejected"
+    return replace(before, state="pending" if is_back else state, appeal=answered)
+
+
+def _remind(before: Registration, event: LedgerEvent, state: State) -> Registration:
+    about = event.data["about"]
+    if about == "renewal":
+        to_come = tuple(each for each in before.reminders_ns if each > event.at_ns)
+        return replace(before, state=state, reminders_ns=to_come)
+    return replace(before, state=state, reminded=(*_less(before, about), about))
+
+
+def _less(before: Registration, about: str) -> tuple[str, ...]:
+    return tuple(each for each in before.reminded if each != about)
 
 
 _HANDLERS = {
@@ -227,24 +329,8 @@ _HANDLERS = {
     "approve": _start_validity,
     "renew": _start_validity,
     "change-address": _change_address,
+    "ask-renewal": _ask_renewal,
+    "appeal": _appeal,
+    "answer-appeal": _answer_appeal,
+    "remind": _remind,
 }
-
-
-def _sequence(name: str, value: Any, problems: list[str]) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        problems.append(f"{name}: write a list")
-        return ()
-    return tuple(value)
-
-
-def _prefixes(name: str, value: Any, problems: list[str]) -> tuple[str, ...]:
-    values = _sequence(name, value, problems)
-    if isinstance(value, (list, tuple)) and not 1 <= len(values) <= 1024:
-        problems.append(f"{name}: write 1 to 1024 prefixes, such as 203.0.113.7/32")
-    good: list[str] = []
-    for item in values:
-        try:
-            good.append(str(ip_network(item if isinstance(item, str) else repr(item))))
-        except ValueError as error:
-            problems.append(f"{name}: {error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48")
-    return tuple(good)

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from enforcer.registry.form import CATEGORIES
 from testbed.lab.daemons import end_programs
 from testbed.plan.plan import Plan, Registration
 from testbed.timeline.http_inside import HttpFailed, request_bytes, request_json
@@ -149,7 +150,7 @@ class Registrar:
             "endpoint_prefixes": list(registration.endpoint_prefixes),
             "endpoint_ports": list(registration.endpoint_ports),
             "protocols": list(registration.protocols),
-            "category": subscriber.kind,
+            "category": subscriber.kind if subscriber.kind in CATEGORIES else "other",
             "purpose": f"work over {registration.server}",
         }
 
