@@ -1,7 +1,9 @@
 """The audit: what the enforcer did and why, one JSON object a line, appended as it happens. Never payload.
 
+Addresses of stopped packets, and those in texts, are written as the policy's `audit` says (enforcer.privacy).
+
 Every line has `time` (RFC 3339, UTC), `monotonic_ns`, `realtime_ns` and `kind`:
-  started, stopped          the agent's life
+  started, stopped          the agent's life; addresses: how they are written
   applied                   serial, how ("state", "snapshot", "delta", "reload", "validity"), entries, added, removed
   refused-update            word, text: an update that changed nothing
   failure                   condition, state ("begun", "ended"), behaviour ("keep", "allow", "block", "accept")
@@ -24,6 +26,7 @@ from typing import Any
 
 from enforcer.audit_file import AuditFile
 from enforcer.dataplanes import Stop
+from enforcer.privacy import Addresses
 
 REPEAT_WINDOW_NS = 1_000_000_000
 _MOST_FLOWS = 100_000
@@ -41,10 +44,12 @@ class Audit:
         realtime_ns: Callable[[], int] = time.time_ns,
         most_bytes: int = MOST_FILE_BYTES,
         most_files: int = MOST_FILES,
+        addresses: Addresses | None = None,
     ) -> None:
         self._file = AuditFile(path, most_bytes, most_files)
         self._told_lost = 0
         self._monotonic_ns, self._realtime_ns = monotonic_ns, realtime_ns
+        self.addresses = addresses or Addresses()
 
     @property
     def lost(self) -> int:
@@ -59,6 +64,13 @@ class Audit:
     def write(self, kind: str, at_ns: int | None = None, **data: Any) -> None:
         """One line. at_ns (Unix): when it happened, if that was before now."""
         self.tell_lost()
+        for key, show in (
+            ("src", self.addresses.shown),
+            ("dst", self.addresses.shown),
+            ("text", self.addresses.shown_in),
+        ):
+            if key in data:
+                data[key] = show(data[key])
         self._append(kind, at_ns, data)
 
     def tell_lost(self) -> None:

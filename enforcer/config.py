@@ -37,6 +37,7 @@ class Config:
     audit_bytes: int = MOST_FILE_BYTES
     audit_files: int = MOST_FILES
     audit_lines: int = MOST_LINES
+    audit_key: Path | None = None
 
 
 class FeedFile(FileModel):
@@ -81,6 +82,8 @@ class ConfigFile(FileModel):
     """How many files of the audit are kept, the one that is written among them."""
     audit_lines: Annotated[int, Field(ge=1, le=1_000_000)] = MOST_LINES
     """How many lines a second the audit takes about stopped packets; the rest are counted by reason and protocol."""
+    audit_key: str | None = Field(default=None, min_length=1)
+    """File with the key (64 hexadecimal digits) of a policy's `audit: {addresses: keyed-hash}`; left out, one is drawn at each start."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -95,8 +98,13 @@ def load_config(path: Path) -> Config:
     model = validate(document, ConfigFile)
     if model is not None and not document.problems:
         folder = path.absolute().parent
-        for where, name in ((("policy",), model.policy), (("feed", "key"), model.feed.key)):
-            if not (folder / name).is_file():
+        files: list[tuple[tuple[str, ...], str | None]] = [
+            (("policy",), model.policy),
+            (("feed", "key"), model.feed.key),
+            (("audit-key",), model.audit_key),
+        ]
+        for where, name in files:
+            if name is not None and not (folder / name).is_file():
                 fix = renamed(folder / name) or "write the path of a readable file"
                 document.add(where, f"{name!r} is not a file", fix)
         if len(str(folder / model.control).encode()) > 107:  # sun_path, unix(7)
@@ -131,6 +139,7 @@ def load_config(path: Path) -> Config:
         audit_bytes=model.audit_megabytes * 1_000_000,
         audit_files=model.audit_files,
         audit_lines=model.audit_lines,
+        audit_key=folder / model.audit_key if model.audit_key else None,
     )
 
 

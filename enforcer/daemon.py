@@ -15,6 +15,7 @@ from enforcer.audit import Audit
 from enforcer.config import Config, load_config
 from enforcer.dataplanes import Dataplane
 from enforcer.policy import Policy, load_policy
+from enforcer.privacy import Addresses, load_key
 from enforcer.registry.feed import load_public_key
 from enforcer.status import status
 
@@ -24,9 +25,12 @@ def run_agent(config_file: Path) -> None:
     config = load_config(config_file)
     policy = load_policy(config.policy)
     key = load_public_key(config.feed_key)
+    addresses = Addresses(policy.audit, load_key(config.audit_key) if config.audit_key else None)
     with _alone():
         dataplane = open_dataplane(config, policy)
-        audit = Audit(config.audit, most_bytes=config.audit_bytes, most_files=config.audit_files)
+        audit = Audit(
+            config.audit, most_bytes=config.audit_bytes, most_files=config.audit_files, addresses=addresses
+        )
         try:
             asyncio.run(_serve(Agent(config, policy, dataplane, key, audit), config))
         finally:
