@@ -114,6 +114,7 @@ class Agent:
             mode=self.policy.mode,
             dataplane=self.dataplane.name,
             feed=self.config.feed_url,
+            addresses=self.audit.addresses.told(),
         )
         if self._unused_rolls:
             self.failures.refuse("bad-key-roll", self._unused_rolls)
