@@ -19,8 +19,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
-from enforcer.allowlist import Allowlist, Delta
+from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack
 from enforcer.dataplanes.bucket import Buckets
 from enforcer.dataplanes.libnft import Nft
@@ -44,7 +45,7 @@ _REJECT = 1 << 31 | 0xFF
 # linux/netfilter/nfnetlink_queue.h
 _PACKET, _VERDICT, _CONFIG = 0, 1, 2
 _CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5
-_CMD_BIND, _COPY_PACKET, _FLAG_GSO = 1, 2, 4
+_CMD_BIND, _COPY_PACKET, _FLAG_FAIL_OPEN, _FLAG_GSO = 1, 2, 1, 4
 _HEADER, _VERDICT_HEADER, _MARK, _PAYLOAD = 1, 2, 3, 10
 _DROP, _ACCEPT = 0, 1
 _SNAP_BYTES = 1600
@@ -78,7 +79,7 @@ class NfqueueDataplane:
         self._thread.start()
 
     def load(self, allowlist: Allowlist) -> None:
-        index = PrefixIndex(self._policy.match, allowlist.entries.values())
+        index = PrefixIndex(self._policy.match, map(_timeless, allowlist.entries.values()))
         self._check_size(index)
         with self._lock:
             self._index = index
@@ -96,7 +97,7 @@ class NfqueueDataplane:
             for number in gone | changed:
                 index.remove(number)
             for entry in delta.add:
-                index.add(entry)
+                index.add(_timeless(entry))
             try:
                 self._check_size(index)
             except TableFull:
@@ -187,6 +188,7 @@ class NfqueueDataplane:
         os.close(self._event)
 
     def _bind(self) -> Netfilter:
+        flags = _FLAG_GSO | (_FLAG_FAIL_OPEN if self._policy.on_failure.queue_full == "allow" else 0)
         netfilter = Netfilter()
         netfilter.grow_receive_buffer(32 << 20)
         try:
@@ -194,8 +196,8 @@ class NfqueueDataplane:
                 attribute(_CFG_CMD, struct.pack("!BBH", _CMD_BIND, 0, 0)),
                 attribute(_CFG_PARAMS, struct.pack("!IB", _SNAP_BYTES, _COPY_PACKET)),
                 attribute(_CFG_MAXLEN, struct.pack("!I", _MOST_QUEUED)),
-                attribute(_CFG_FLAGS, struct.pack("!I", _FLAG_GSO))
-                + attribute(_CFG_MASK, struct.pack("!I", _FLAG_GSO)),
+                attribute(_CFG_FLAGS, struct.pack("!I", flags))
+                + attribute(_CFG_MASK, struct.pack("!I", flags)),
             ):
                 netfilter.request(SUBSYSTEM_QUEUE, _CONFIG, socket.AF_UNSPEC, body, resource=self._queue)
         except OSError as error:
@@ -322,6 +324,13 @@ class NfqueueDataplane:
                 )
             )
             os.eventfd_write(self._event, 1)
+
+
+def _timeless(entry: Entry) -> Entry:
+    """Its validity is the agent's work, whose clock does not jump; here the wall clock would decide it once more."""
+    if not entry.valid_from_ns and entry.valid_until_ns is None:
+        return entry
+    return replace(entry, valid_from_ns=0, valid_until_ns=None)
 
 
 def _run(argv: list[str], script: str = "") -> str:
