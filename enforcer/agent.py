@@ -66,7 +66,7 @@ class Agent:
         self.take, self.conditions = self.intake.take, self.failures.conditions
         self.started_ns = self.answered_ns = self.clock.since_boot_ns()
         self.counts: dict[str, Count] = {}
-        self.stops_dropped = 0
+        self.stops_dropped = self.queue_dropped = 0
         self._waiting: list[Stop] = []
         self._slow_ns = self._counted_ns = self._beat_ns = self.started_ns
         self._counted: dict[str, Any] = {}
@@ -243,6 +243,7 @@ class Agent:
         ):
             self.failures.begin("feed-stale", f"issued {age_ns / 1e9:.0f} s ago")
         self._look_at_clock()
+        self._look_at_queue()
         self.intake.validity(now_ns)
         self.enforced.end_finishing(now_ns)
         self.blocks.flush(boot_ns)
@@ -252,7 +253,10 @@ class Agent:
 
     def _beat(self, boot_ns: int) -> None:
         late_ns = boot_ns - self._beat_ns
-        if late_ns < _SLOW_NS:
+        after_ns = self.policy.on_failure.agent_dead_after_ns
+        if late_ns < min(
+            _SLOW_NS, after_ns // 4
+        ):  # a beat may be late by half of that and more on a busy machine
             return
         self._beat_ns = boot_ns
         notify("WATCHDOG=1")
@@ -261,7 +265,7 @@ class Agent:
         except (DataplaneError, OSError) as error:
             if not self._is_aside:
                 self.failures.begin("dataplane-dead", str(error))
-        if late_ns > self.policy.on_failure.agent_dead_after_ns and not self._is_aside:
+        if late_ns > after_ns and not self._is_aside:
             self.failures.begin("agent-dead", f"nothing was done for {late_ns / 1e9:.1f} s")
             self.failures.end("agent-dead")
 
@@ -291,17 +295,25 @@ class Agent:
 
     def _look_at_counts(self) -> None:
         self.counts = self.dataplane.counters()
-        queue = kernel_counts.queue(self.config.log_group) if self.dataplane.name == "nfqueue" else None
         counted = {
             "reports-lost": self.reports_lost,
             "conntrack-full": kernel_counts.conntrack_drops() if self.dataplane.name != "bpf" else 0,
-            "queue-full": queue.dropped if queue else 0,
         }
         for condition, count in counted.items():
             if self._rising[condition].look(count):
                 self.failures.begin(condition)
             else:
                 self.failures.end(condition)
+
+    def _look_at_queue(self) -> None:
+        queue = kernel_counts.queue(self.config.log_group) if self.dataplane.name == "nfqueue" else None
+        if queue is None:
+            return
+        if queue.dropped > self.queue_dropped or queue.waiting >= _FULL_QUEUE:
+            self.failures.begin("queue-full", f"{queue.waiting} packets wait")
+        elif queue.waiting < _FULL_QUEUE // 2:
+            self.failures.end("queue-full")
+        self.queue_dropped = max(queue.dropped, self.queue_dropped)
 
     def _look_at_disk(self) -> None:
         self.audit.tell_lost()
@@ -363,7 +375,8 @@ class Agent:
             self._store.end_running()
 
 
-_COUNTED = ("reports-lost", "conntrack-full", "queue-full")
+_COUNTED = ("reports-lost", "conntrack-full")
+_FULL_QUEUE = 60_000  # of 65,536 packets: what passes for want of room the kernel does not count
 
 
 def _ring(key: Ed25519PublicKey, store: Store) -> tuple[KeyRing, str]:

@@ -111,6 +111,7 @@ class _Once(Collector):
             ("reports", "Stopped packets the kernel reported.", "reports"),
             ("reports_lost", "Reports that nobody read in time.", "reports_lost"),
             ("audit_lines_lost", "Lines the disk had no room for.", "audit_lines_lost"),
+            ("queue_dropped", "Packets that found no room in the queue (nfqueue).", "queue_drops"),
             ("connections_dropped", "Packets dropped for a full connection table.", "conntrack_drops"),
         ):
             yield CounterMetricFamily(f"allowlist_{name}", text, value=status[key])

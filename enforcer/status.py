@@ -40,6 +40,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "audit_lines_lost": agent.audit.lost,
         "conntrack": None if room is None else {"used": room[0], "most": room[1]},
         "conntrack_drops": kernel_counts.conntrack_drops() if room else 0,
+        "queue_drops": agent.queue_dropped,
         "keys": len(intake.ring.all),
     }
 

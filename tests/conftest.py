@@ -30,6 +30,7 @@ import pytest
 from testbed.world import IN_WORLD, WorldError, open_world, run_inside
 
 _MODULE_TIMEOUT_S = 1200.0
+_TEST_TIMEOUT_S = 60.0  # the mean; a module may have more tests than the above allows for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -128,7 +129,11 @@ class _Outside:
         cwd = self._config.invocation_params.dir
         try:
             run_inside(
-                argv, log=log, cwd=self._config.rootpath, keep=[base, cwd], timeout_s=_MODULE_TIMEOUT_S
+                argv,
+                log=log,
+                cwd=self._config.rootpath,
+                keep=[base, cwd],
+                timeout_s=max(_MODULE_TIMEOUT_S, len(together) * _TEST_TIMEOUT_S),
             )
         except WorldError as error:
             self._reports |= {nodeid: [_skipped(nodeid, str(error))] for nodeid in together}

@@ -1,0 +1,56 @@
+"""The failure matrix (docs/failure-matrix.md): each row breaks the real thing under traffic, and the policy decides what happens.
+
+A few rows run always; all of them with `-m nightly`. The table is printed at the end and written as failure-matrix.json and .md into
+the folder named by ALLOWLAB_FAILURE_MATRIX (else into pytest's temporary one).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import failure_matrix
+from tests.failure_rows import ROWS
+
+pytestmark = [pytest.mark.world, pytest.mark.timeout(7200)]
+
+ALWAYS = {
+    ("agent killed", "nft", "block"),
+    ("feed forged", "nft", "keep"),
+    ("disk full", "nft", "keep"),
+    ("clock -1 h", "nfqueue", "keep"),
+    ("agent hung", "bpf", "allow"),
+}
+CASES = [
+    pytest.param(
+        row,
+        dataplane,
+        setting,
+        id=f"{row.name.replace(' ', '-')}-{dataplane}-{setting or 'any'}",
+        marks=[] if (row.name, dataplane, setting) in ALWAYS else [pytest.mark.nightly],
+    )
+    for dataplane in ("nft", "bpf", "nfqueue")
+    for row in ROWS
+    if dataplane in row.dataplanes
+    for setting in row.settings
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    found = []
+    yield found
+    folder = Path(os.environ.get("ALLOWLAB_FAILURE_MATRIX") or tmp_path_factory.getbasetemp())
+    failure_matrix.write(found, folder)
+    print(f"\n{(folder / 'failure-matrix.md').read_text()}")
+
+
+@pytest.mark.parametrize(("row", "dataplane", "setting"), CASES)
+def test_the_policy_decides(row, dataplane, setting, tmp_path, results):
+    if row.missing:
+        pytest.skip(row.missing)
+    result = failure_matrix.play(row, dataplane, setting, tmp_path)
+    results.append(result)
+    assert result.shortcoming or not result.misjudged, result.detail
