@@ -27,10 +27,20 @@ _SAYS_NOTHING = {"not-vpn", "not-yet", "fragment"}
 class Standing:
     """What one policy says about one flow. reason: code of the last word; stopped: code of the first that stopped it, or 0.
 
-    protocol: the last one recognised. since: packets and bytes of the flow when `reason` began.
+    protocol: the last one recognised. spoke_ns: when it was said.
+    since: packets and bytes of the flow when `reason` began.
     """
 
-    __slots__ = ("mark", "reason", "stopped", "protocol", "registration", "since_packets", "since_bytes")
+    __slots__ = (
+        "mark",
+        "reason",
+        "stopped",
+        "protocol",
+        "registration",
+        "spoke_ns",
+        "since_packets",
+        "since_bytes",
+    )
 
     def __init__(self) -> None:
         self.mark = UNJUDGED
@@ -38,6 +48,7 @@ class Standing:
         self.stopped = 0
         self.protocol: str | None = None
         self.registration: int | None = None
+        self.spoke_ns = 0
         self.since_packets = 0
         self.since_bytes = 0
 
@@ -84,7 +95,7 @@ class Decider:
 
     def __init__(self, policy: Policy, entries: Iterable[Entry], at_ns: int | None) -> None:
         self.policy = policy
-        self.index = Index(policy.match, entries)
+        self.index = Index(policy.match, (entry for entry in entries if policy.counts(entry)))
         self.decided = 0
         self._at_ns = at_ns
         moments = set()
@@ -103,8 +114,9 @@ class Decider:
             packet, Flow(standing.mark, self._ended_ns(standing, now_ns)), self.index, self.policy, now_ns
         )
         if standing.stopped and verdict.reason in _SAYS_NOTHING:
-            return standing.reason, self._next_ns(now_ns)
-        standing.mark = verdict.mark
+            # What did speak holds only until the next change of the registrations, and this packet could not say more.
+            return standing.reason, self._next_ns(standing.spoke_ns)
+        standing.mark, standing.spoke_ns = verdict.mark, now_ns
         standing.protocol = verdict.protocol or standing.protocol
         if verdict.registration is not None:
             standing.registration = verdict.registration

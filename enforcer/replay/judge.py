@@ -84,7 +84,7 @@ class Unseen:
 
 
 class Judge:
-    """One policy over one allowlist."""
+    """One policy over the entries of an allowlist that count under it."""
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class Judge:
         self.direction: Direction = direction
         self.at_ns = at_ns
         self.tables = Tables(policy.match, entries)
+        self._registrations = np.array([entry.registration for entry in self.tables.entries] or [0], np.int64)
         self._numbers = np.zeros(256, np.uint8)
         for number, protocol in IP_PROTOCOLS.items():
             if protocol in policy.governs:
@@ -184,6 +185,10 @@ class Judge:
         return Unseen(
             _sums(lines, np.flatnonzero(may)), _sums(gre, everything), _sums(gre, everything[uncovered])
         )
+
+    def registrations(self, judged: Judged) -> NDArray[np.int64]:
+        """The number of the registration that covers each line of judged.at; 0 without one."""
+        return np.where(judged.row >= 0, self._registrations[judged.row], 0)
 
     def agrees(self, spoken: tuple[str, str | None, int, bool], verdict: Verdict, is_turned: bool) -> bool:
         """Whether a line's verdict here (Judged.verdict) is decide's."""

@@ -24,7 +24,6 @@ MOST_FLOWS = 500_000
 _MOST_FRAGMENTS = 20_000
 _FLUSH_ROWS = 20_000
 _ETHERNET, _RAW = 1, (12, 14, 101, 228, 229)
-_KNOWN_LINKS = (0, _ETHERNET, *_RAW, 113, 276)  # what capture.without_link_layer knows
 _CODES = {recognised: code for code, recognised in enumerate(RECOGNISED)}
 _FRAGMENT = REASON_CODES["fragment"]
 _IS_STOPPED = STOPPED.tolist()
@@ -54,7 +53,7 @@ class CaptureReplay:
         self._held = 0
         self._fragments: dict[bytes, Known] = {}
         self._finished: dict[int, list[Known]] = {4: [], 6: []}
-        self._unknown_links: dict[int, int] = {}
+        self._unknown_links: dict[str, int] = {}
         self._not_ip = 0
 
     def run(self, frames: Iterator[Frame], tick: Callable[[], None] = lambda: None) -> None:
@@ -108,15 +107,15 @@ class CaptureReplay:
             self._flush(version)
         self.facts.decided = sum(each.decided for each in self._deciders)
         self.facts.not_ip = self._not_ip
-        for link, count in sorted(self._unknown_links.items()):
-            self.result.notes.append(
-                f"{count:,} frames of link type {link} were left out: it is not one this program can take off"
-            )
+        for what, count in sorted(self._unknown_links.items()):
+            self.result.notes.append(f"{count:,} frames were left out: {what}")
 
     def _without_link(self, link: int, data: bytes) -> bytes:
-        if link not in _KNOWN_LINKS:
-            self._unknown_links[link] = self._unknown_links.get(link, 0) + 1
-        return without_link_layer(link, data)
+        try:
+            return without_link_layer(link, data)
+        except ValueError as error:
+            self._unknown_links[str(error)] = self._unknown_links.get(str(error), 0) + 1
+            return b""
 
     def _judge(self, data: bytes, time_ns: int) -> None:
         packet = parse(data)
@@ -247,8 +246,7 @@ class CaptureReplay:
             np.array([flow.bytes for flow in flows], np.int64),
         )
         lines = lines.turned(self.ends.is_backwards(lines, code, is_opener_known=True))
-        rows = {entry.registration: row for row, entry in enumerate(self.ends.entries)}
-        row = [rows.get(a.registration or b.registration or 0, -1) for a, b in zip(first, other, strict=True)]
+        registration = [a.registration or b.registration or 0 for a, b in zip(first, other, strict=True)]
         self.result.pairs.add(
             Rows(
                 version,
@@ -258,7 +256,7 @@ class CaptureReplay:
                 code,
                 np.array([final(each) for each in first], np.uint8),
                 np.array([final(each) for each in other], np.uint8),
-                np.array(row, np.int64),
+                np.array(registration, np.int64),
                 lines.start_ns,
                 lines.packets,
                 lines.bytes,

@@ -34,12 +34,16 @@ class LogReplay:
         self.facts = result.log = FlowLogFacts(direction)
         self._direction: Direction = direction
         lists = [list(each) for each in entries]
-        self._judges = [
-            Judge(side.policy, each, direction, result.at_ns)
+        counted = [
+            [entry for entry in each if side.policy.counts(entry)]
             for side, each in zip(result.sides, lists, strict=True)
         ]
+        self._judges = [
+            Judge(side.policy, each, direction, result.at_ns)
+            for side, each in zip(result.sides, counted, strict=True)
+        ]
         self._indexes = [
-            Index(side.policy.match, each) for side, each in zip(result.sides, lists, strict=True)
+            Index(side.policy.match, each) for side, each in zip(result.sides, counted, strict=True)
         ]
         self.ends = Ends(result.sides[0].policy, lists[0], inside)
         self._draw = np.random.default_rng(0)
@@ -75,18 +79,21 @@ class LogReplay:
 
     def _count_pairs(self, lines: Lines, judged: list[Judged]) -> None:
         if len(judged) == 1:
-            at, code, reason, row, turned = judged[0]
+            at, code, reason, _, turned = judged[0]
+            registration = self._judges[0].registrations(judged[0])
             other = reason
             keep = np.flatnonzero(STOPPED[reason])
         else:
-            at, (code, reason, row, turned), (code2, other, row2, turned2) = _joined(*judged)
+            numbers = [judge.registrations(each) for judge, each in zip(self._judges, judged, strict=True)]
+            at, one, two = _joined(judged[0], judged[1], numbers[0], numbers[1])
+            (code, reason, turned, registration), (code2, other, turned2, registration2) = one, two
             code = np.where(code == 0, code2, code)
-            row = np.where(row < 0, row2, row)
+            registration = np.where(registration == 0, registration2, registration)
             turned = np.where(reason == NOT_VPN, turned2, turned)
             keep = np.flatnonzero(STOPPED[reason] | STOPPED[other])
         if not len(keep):
             return
-        code, reason, other, row, turned = code[keep], reason[keep], other[keep], row[keep], turned[keep]
+        code, reason, other, turned = code[keep], reason[keep], other[keep], turned[keep]
         mine = lines.take(at[keep])
         mine = mine.turned(turned ^ self.ends.is_backwards(mine.turned(turned), code))
         self.result.pairs.add(
@@ -98,7 +105,7 @@ class LogReplay:
                 code,
                 reason,
                 other,
-                row,
+                registration[keep],
                 mine.start_ns if self.result.at_ns is None else np.full(len(mine), self.result.at_ns),
                 mine.packets,
                 mine.bytes,
@@ -129,14 +136,21 @@ class LogReplay:
         return positions.tolist()
 
 
-def _joined(one: Judged, two: Judged) -> tuple[NDArray[np.int64], tuple[NDArray, ...], tuple[NDArray, ...]]:
-    """Both over the positions that either recognises."""
+def _joined(
+    one: Judged, two: Judged, numbers: NDArray[np.int64], numbers2: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[NDArray, ...], tuple[NDArray, ...]]:
+    """Code, reason, turned and registration of both, over the positions that either recognises."""
     at = np.union1d(one.at, two.at)
     sides = []
-    for judged in (one, two):
+    for judged, registration in ((one, numbers), (two, numbers2)):
         place = np.searchsorted(at, judged.at)
         columns = []
-        for values, nothing in zip(judged[1:], (0, NOT_VPN, -1, False), strict=True):
+        for values, nothing in (
+            (judged.code, 0),
+            (judged.reason, NOT_VPN),
+            (judged.is_turned, False),
+            (registration, 0),
+        ):
             column = np.full(len(at), nothing, values.dtype)
             column[place] = values
             columns.append(column)

@@ -19,7 +19,7 @@ _SUMS = ("flows", "packets", "bytes")
 
 def report(result: Result, ends: Ends, allowlists: list[dict[str, Any]], top: int) -> dict[str, Any]:
     """Everything the replay found; lists are cut to the `top` longest. allowlists: file, serial, entries; one a side."""
-    whose = Whose(result.sides[0].policy.match, ends)
+    whose = Whose(result.sides[0].policy, ends)
     tables = {version: result.pairs.table(version) for version in (4, 6)}
     looked_at = list(whose.pairs(tables))
     looked_at.sort(key=lambda pair: (-pair.flows, -pair.bytes))
@@ -191,6 +191,8 @@ def _why(pair: Pair, entry: Entry) -> str:
         if entry.valid_until_ns is not None and entry.valid_until_ns <= pair.last_ns:
             return f"it ended {moment(entry.valid_until_ns)}"
         return f"it begins {moment(entry.valid_from_ns)}"
+    if pair.miss == "category":
+        return f"its category {entry.category or '(none)'} does not count"
     if pair.miss == "other-port":
         return f"it is for port {_listed(entry.endpoint_ports)}"
     if pair.miss == "other-protocol":

@@ -18,14 +18,14 @@ _FOUR, _SIX = (
     ("subscriber", "endpoint"),
     ("subscriber_high", "subscriber_low", "endpoint_high", "endpoint_low"),
 )
-_KEYS = ("port", "code", "reason", "other", "row")
+_KEYS = ("port", "code", "reason", "other", "registration")
 
 
 class Rows(NamedTuple):
     """Flows that were recognised as VPN by one policy at least, a column an array; subscriber and endpoint as in Lines.
 
-    reason: under the policy; other: under the one it is compared with (the same without one). row: the entry that let it pass
-    (Tables.entries), -1 without one. code: judge.RECOGNISED.
+    reason: under the policy; other: under the one it is compared with (the same without one). registration: which
+    one let it pass under either, 0 without one. code: judge.RECOGNISED.
     """
 
     version: int
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     code: NDArray[np.uint8]
     reason: NDArray[np.uint8]
     other: NDArray[np.uint8]
-    row: NDArray[np.int64]
+    registration: NDArray[np.int64]
     start_ns: NDArray[np.int64]
     packets: NDArray[np.int64]
     bytes: NDArray[np.int64]

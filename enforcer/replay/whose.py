@@ -13,7 +13,7 @@ import pyarrow as pa
 from enforcer.allowlist import Entry
 from enforcer.cells import PORTLESS, cells
 from enforcer.packet import address_text
-from enforcer.policy import Match
+from enforcer.policy import Policy
 from enforcer.replay.judge import REASONS, RECOGNISED, STOPPED
 from enforcer.replay.orient import Ends, alone
 from enforcer.replay.tables import Tables
@@ -21,6 +21,7 @@ from enforcer.replay.tables import Tables
 # Why a registration of the line does not cover the flow, nearest first.
 MISSES = {
     "not-valid-then": "a registration covers it, but was not valid at the time",
+    "category": "a registration covers it, but not one of a category that counts under the policy",
     "other-port": "the line and the endpoint are registered, for other ports",
     "other-protocol": "the line and the endpoint are registered, for other protocols",
     "other-port-and-protocol": "the line and the endpoint are registered, for other ports and protocols",
@@ -92,8 +93,10 @@ class Person:
 class Whose:
     """Finds registrations near flows, among those that `ends` knows."""
 
-    def __init__(self, match: Match, ends: Ends) -> None:
-        self._match = match
+    def __init__(self, policy: Policy, ends: Ends) -> None:
+        self._policy = policy
+        self._match = policy.match
+        self._numbered = {entry.registration: entry for entry in ends.entries}
         self.entries = ends.entries
         self._by_line = ends.lines
         self._by_endpoint = Tables("endpoint", (_bare(entry) for entry in self.entries))
@@ -135,8 +138,9 @@ class Whose:
                 row["first"],
                 row["last"],
             )
-            if row["row"] >= 0 and (pair.reason == "revoked" or pair.reason not in _STOPPED):
-                pair.entry = self.entries[row["row"]]
+            covered = self._numbered.get(row["registration"])
+            if covered and (pair.reason == "revoked" or pair.reason not in _STOPPED):
+                pair.entry = covered
             else:
                 kind = found.kind if found else "any"
                 self._place(pair, kind, set(lines[place]), set(endpoints[place]))
@@ -168,7 +172,7 @@ class Whose:
         has_port = bool(entry.endpoint_ports) and self._match != "subscriber" and kind not in PORTLESS
         fits_port = not has_port or pair.port in entry.endpoint_ports
         if fits_protocol and fits_port:
-            return "not-valid-then"
+            return "not-valid-then" if self._policy.counts(entry) else "category"
         if fits_protocol:
             return "other-port"
         return "other-protocol" if fits_port else "other-port-and-protocol"
