@@ -17,6 +17,13 @@ from enforcer.allowlist import Allowlist, Entry
 from enforcer.dataplanes import Dataplane, DataplaneError
 from enforcer.policy import Policy, parse_policy
 
+ACTIONS = ("drop", "reject", "police", "observe")
+_KINDS = {
+    "nft": "an nftables table, in the kernel; the default",
+    "bpf": "an eBPF program at the inside interfaces, the fastest; for root only",
+    "nfqueue": "first packets in Python by NFQUEUE; portable, slow, for comparison",
+}
+
 
 def probe() -> dict[str, Any]:
     """The findings. The host's network is not touched: the trying happens in a namespace made for it, by a child process."""
@@ -32,13 +39,24 @@ def probe() -> dict[str, Any]:
 
 
 def render(findings: dict[str, Any]) -> str:
+    """A table of what works, then what to know of each dataplane before one is chosen."""
     lines = [f"kernel {findings['kernel']}, Python {findings['python']}"]
     if "problem" in findings:
         return "\n".join([*lines, f"nothing could be tried: {findings['problem']}"])
+    lines[0] += "; each was tried in a network namespace of its own, and nothing is left of it"
+    lines += ["", ("dataplane  works  " + "".join(f"{action:9}" for action in ACTIONS)).rstrip()]
     for name, each in findings["dataplanes"].items():
-        lines.append(f"{name}: {'works' if each['works'] else 'does not work here'}")
-        lines += [f"  {line}" for line in each["notes"]]
+        cells = [f"{name:10} {_yes(each['works']):6}"]
+        cells += [f"{_yes(each['actions'].get(action) is None and each['works']):8}" for action in ACTIONS]
+        lines.append(" ".join(cells).rstrip())
+    for name, each in findings["dataplanes"].items():
+        refused = [why for why in each["actions"].values() if why]
+        lines += ["", f"{name}: {_KINDS[name]}", *(f"  - {line}" for line in (*refused, *each["notes"]))]
     return "\n".join(lines)
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def _own_namespace() -> None:
@@ -54,68 +72,60 @@ def _own_namespace() -> None:
         )
 
 
-def _try(make: Callable[[Policy], Dataplane]) -> tuple[bool, list[str]]:
-    """Load a list under each action; whether all that every policy needs works, and a line for each."""
-    policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
+def _try(make: Callable[[Policy], Dataplane], knows: Callable[[], list[str]]) -> dict[str, Any]:
+    """Load a list under each action. actions: None, or why it is refused; drop and observe are what every policy may need."""
+    policy = parse_policy(
+        (files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8")
+    )
     entry = Entry(1, "doctor", ("192.0.2.1/32", "2001:db8::/64"), ("198.51.100.0/24", "2001:db8:1::1/128"))
-    works, notes = True, []
-    for action in ("drop", "reject", "police", "observe"):
+    actions: dict[str, str | None] = {}
+    for action in ACTIONS:
         tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)
+        actions[action] = None
         try:
             dataplane = make(tried)
-        except DataplaneError as error:
-            return False, [str(error)]
-        try:
-            dataplane.load(Allowlist(1, {1: entry}))
-            dataplane.counters()
-            notes.append(f"action {action}: yes")
+            try:
+                dataplane.load(Allowlist(1, {1: entry}))
+                dataplane.counters()
+            finally:
+                dataplane.close(remove=True)
         except (DataplaneError, OSError) as error:
-            works = works and action in ("police", "reject")
-            notes.append(f"action {action}: no ({str(error).splitlines()[0]})")
-        dataplane.close(remove=action == "observe" and works)
-    return works, notes
+            actions[action] = str(error).splitlines()[0]
+    works = actions["drop"] is None and actions["observe"] is None
+    if not works:
+        reasons = dict.fromkeys(why for why in actions.values() if why)
+        return {"works": False, "actions": {}, "notes": list(reasons)}
+    return {"works": True, "actions": actions, "notes": knows()}
 
 
 def _nft() -> dict[str, Any]:
     from enforcer.dataplanes.libnft import Nft
     from enforcer.dataplanes.nft import NftDataplane
 
-    works, notes = _try(NftDataplane)
-    if works:
+    def knows() -> list[str]:
         way = Nft().way
-        notes.insert(
-            0,
-            f"changes go through {way}"
-            + (" (install libnftables1 for faster ones)" if way != "libnftables" else ""),
-        )
-    return {"works": works, "notes": [*notes, "the conntrack mark must be its own"]}
+        faster = "" if way == "libnftables" else " (install libnftables1 for faster ones)"
+        return [
+            f"changes go through {way}{faster}",
+            "the conntrack mark must be its own: no other rule may set it",
+        ]
 
-
-def _nfqueue() -> dict[str, Any]:
-    from enforcer.dataplanes.nfqueue import SHORTCOMINGS, NfqueueDataplane
-
-    works, notes = _try(NfqueueDataplane)
-    return {"works": works, "notes": [*notes, *(SHORTCOMINGS if works else ())]}
+    return _try(NftDataplane, knows)
 
 
 def _bpf() -> dict[str, Any]:
     from enforcer.dataplanes.bpf import SHORTCOMINGS, BpfDataplane
 
-    policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
-    notes = []
-    for action in ("drop", "reject", "police", "observe"):
-        tried = replace(policy, action=action, police_bps=64_000 if action == "police" else None)
-        try:
-            dataplane = BpfDataplane(tried, ("lo",), most_cells=1000, most_flows=1000)
-            dataplane.load(Allowlist(1))
-            dataplane.counters()
-            dataplane.close(remove=True)
-            notes.append(f"action {action}: yes")
-        except (DataplaneError, OSError) as error:
-            if action in ("drop", "observe"):
-                return {"works": False, "notes": [str(error)]}
-            notes.append(f"action {action}: no ({error})")
-    return {"works": True, "notes": [*notes, *SHORTCOMINGS]}
+    return _try(
+        lambda policy: BpfDataplane(policy, ("lo",), most_cells=1000, most_flows=1000),
+        lambda: [each for each in SHORTCOMINGS if not each.startswith("actions ")],
+    )
+
+
+def _nfqueue() -> dict[str, Any]:
+    from enforcer.dataplanes.nfqueue import SHORTCOMINGS, NfqueueDataplane
+
+    return _try(NfqueueDataplane, lambda: list(SHORTCOMINGS))
 
 
 def main() -> None:
@@ -124,7 +134,7 @@ def main() -> None:
     except PermissionError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    print(json.dumps({"dataplanes": {"nft": _nft(), "nfqueue": _nfqueue(), "bpf": _bpf()}}))
+    print(json.dumps({"dataplanes": {"nft": _nft(), "bpf": _bpf(), "nfqueue": _nfqueue()}}))
 
 
 if __name__ == "__main__":
