@@ -1,35 +1,27 @@
-"""The ledger: an append-only list of events in SQLite. States, the allowlist and the serial are derived from it."""
+"""The ledger: an append-only, hash-chained list of events in SQLite. States, the allowlist and the serial are derived from it."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from enforcer.allowlist import Allowlist, Delta, Entry, Removal
-from enforcer.registry.rules import terms
-from enforcer.registry.states import (
-    REFUSALS,
-    Application,
-    IllegalTransition,
-    LedgerEvent,
-    Registration,
-    Rules,
-    State,
-    after,
-    checked_prefixes,
-)
+from enforcer.registry.chain import GENESIS, Head
+from enforcer.registry.form import Application, BadApplication, checked_prefixes, missing_documents
+from enforcer.registry.journal import Journal, UnknownRegistration
+from enforcer.registry.past import COLUMNS, StateAt, allowlist_at, event_of, state_after
+from enforcer.registry.rules import Rules, terms
+from enforcer.registry.standing import due, form_key, provider_key
+from enforcer.registry.states import REFUSALS, IllegalTransition, LedgerEvent, Registration, State
+from enforcer.registry.tables import BadLedger
+
+__all__ = ["DECISIONS", "BadLedger", "Ledger", "UnknownRegistration", "UnknownSerial"]
 
 DECISIONS = ("approve", "reject", "suspend", "revoke", "renew", "expire")
-_MARKED = 64  # changes; a backup so old that its next 64 are the same to the nanosecond is the same ledger
-
-
-class UnknownRegistration(LookupError):
-    """There is no registration with that number."""
 
 
 class UnknownSerial(LookupError):
@@ -37,57 +29,40 @@ class UnknownSerial(LookupError):
 
 
 class Ledger:
-    """An open ledger. One process writes; anybody may read the file beside it (write-ahead log).
+    """An open ledger. One process at a time writes an event; others may read the file, or write to it, beside (write-ahead log).
 
-    path: a file, made when absent, or ":memory:". clock: Unix nanoseconds.
-    Two tables grow and nothing in them ever changes (triggers refuse it): `events`, what was done, and `changes`, what the
-    allowlist's serials consist of, written in the same transaction.
+    path: a file, made when absent, or ":memory:". clock: Unix nanoseconds. An act is in the file with its change of the
+    allowlist, in one transaction, or not at all.
     """
 
     def __init__(
         self, path: str, rules: Rules | None = None, clock: Callable[[], int] = time.time_ns
     ) -> None:
-        """Raises sqlite3.DatabaseError when the file is not a ledger."""
+        """Raises BadLedger when the file was changed or is too old, sqlite3.DatabaseError when it is no ledger."""
         self.rules = rules or Rules()
         self._clock = clock
-        self._is_in_batch = False
-        # Autocommit; each action opens its own transaction.
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.executescript(_SCHEMA)
-        self._registrations: dict[int, Registration] = {}
-        for event in self.events():
-            self._registrations[event.registration] = after(
-                self._registrations.get(event.registration), event
-            )
-        self._entries: dict[int, Entry] = {}
-        for registration in self._registrations.values():
-            entry = registration.entry()
-            if entry is not None:
-                self._entries[registration.number] = entry
-        self._serial: int = self._one("SELECT coalesce(max(serial), 0) FROM changes")
+        self._journal = Journal(path)
 
     def close(self) -> None:
-        """Close the file; what the write-ahead log holds goes into it first, so that the file alone is the whole ledger."""
-        with contextlib.suppress(
-            sqlite3.OperationalError
-        ):  # somebody is reading it just now: the log stays beside it
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._database.close()
+        """Close the file, which alone is then the whole ledger."""
+        self._journal.close()
 
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        """Many acts in one transaction (a thousand times faster). If the body raises, close the ledger: nothing was kept."""
-        self._is_in_batch = True
-        try:
-            with _transaction(self._database):
-                yield
-        finally:
-            self._is_in_batch = False
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        """Many acts in one transaction (much faster). If the body raises, none of them was done."""
+        return self._journal.batch()
 
     @property
     def serial(self) -> int:
         """The allowlist's serial: up by one with each change of it."""
-        return self._serial
+        self._journal.refresh()
+        return self._journal.serial
+
+    def head(self) -> Head:
+        """Where the ledger stands; noted elsewhere, it shows later that nothing before it was changed or cut off."""
+        self._journal.refresh()
+        return Head(self._journal.sequence, self._journal.serial, self._journal.hash.hex())
+
+    # Acts
 
     def apply(
         self,
@@ -97,10 +72,16 @@ class Ledger:
         at_ns: int | None = None,
         by: str = "",
     ) -> Registration:
-        """A new pending registration with the next number. by, here and below: the account that acts, kept in the event."""
-        number = len(self._registrations) + 1
+        """A new pending registration with the next number. Raises BadApplication when the rules ask for papers it does not name.
+
+        by, here and below: the account that acts, kept in the event.
+        """
+        if self.rules.requires_documents:
+            missing = missing_documents(form.category, (each.kind for each in form.documents))
+            if missing:
+                raise BadApplication([f"documents: {each}" for each in missing])
         data = {"form": form.to_json(), "token_sha256": token_sha256}
-        return self._append(number, "apply", actor, "", data, at_ns, by)
+        return self._append(None, "apply", actor, "", data, at_ns, by)
 
     def verify(
         self,
@@ -171,54 +152,125 @@ class Ledger:
 
     def expire_due(self) -> list[Registration]:
         """Expires what has run out by the clock; returns what it expired."""
-        now = self._clock()
-        due = [
-            number
-            for number, registration in self._registrations.items()
-            if registration.state in ("active", "suspended")
-            and registration.leaves_ns is not None
-            and registration.leaves_ns <= now
-        ]
-        return [self.decide(number, "expire", "system", "validity ran out") for number in due]
+        return [each for each in self._pass(("expiry",)) if each.state == "expired"]
+
+    def pass_time(self) -> list[Registration]:
+        """Everything the clock does by now (`standing.due`): expiry, reminders, a silent provider's answer. Returns what it acted on."""
+        return self._pass(("expiry", "renewal", "verification", "decision", "appeal"))
+
+    def next_due_ns(self) -> int | None:
+        """When the clock will next have something to do."""
+        return self._query("SELECT min(due_ns) FROM standing WHERE due_ns IS NOT NULL").fetchone()[0]
+
+    # Registrations
 
     def registration(self, number: int) -> Registration:
         """Raises UnknownRegistration."""
-        try:
-            return self._registrations[number]
-        except KeyError:
-            raise UnknownRegistration(f"there is no registration {number}") from None
+        self._journal.refresh()
+        return self._journal.registration(number)
 
-    def registrations(self, state: State | None = None) -> list[Registration]:
-        """All, or those in one state, by number."""
-        return [each for each in self._registrations.values() if state is None or each.state == state]
-
-    def events(self, number: int | None = None) -> Iterator[LedgerEvent]:
-        """The ledger itself, oldest first; or one registration's part of it."""
-        where, values = ("WHERE registration = ?", (number,)) if number is not None else ("", ())
-        rows = self._database.execute(
-            f"SELECT sequence, at_ns, registration, action, actor, reason, data FROM events {where} ORDER BY sequence",
-            values,
+    def registrations(
+        self, state: State | None = None, provider: str = "", after: int = 0, limit: int = -1
+    ) -> list[Registration]:
+        """All, or those in one state, or of one provider, by number: at most `limit` of those after a number."""
+        where: list[str] = ["registration > ?"]
+        values: list[Any] = [after]
+        where += (
+            ["+state = ?"] if state is not None and provider else ["state = ?"] if state is not None else []
         )
-        for sequence, at_ns, registration, action, actor, reason, data in rows:
-            yield LedgerEvent(sequence, at_ns, registration, action, actor, reason, json.loads(data))
+        values += [state] if state is not None else []
+        where += ["provider = ?"] if provider else []
+        values += [provider_key(provider)] if provider else []
+        return self._found(f"{' AND '.join(where)} ORDER BY registration LIMIT ?", *values, limit)
+
+    def counts(self) -> dict[State, int]:
+        """How many registrations are in each state; those with none left out."""
+        return dict(self._query("SELECT state, count(*) FROM standing GROUP BY state").fetchall())
+
+    def waiting_for_provider(self, provider: str = "") -> list[Registration]:
+        """Those whose provider has not answered, by number: one provider's, or everybody's."""
+        if provider:
+            return self._found("waits = 1 AND provider = ? ORDER BY registration", provider_key(provider))
+        return self._found("waits = 1 ORDER BY registration")
+
+    def open_appeals(self) -> list[Registration]:
+        """Those with an appeal that waits for an answer, by number."""
+        return self._found("appeals = 1 ORDER BY registration")
+
+    def owned(self, token_sha256: str) -> list[Registration]:
+        """An applicant's, by number."""
+        return self._found("owner = ? AND owner <> '' ORDER BY registration", token_sha256)
+
+    def similar(self, form: Application) -> list[int]:
+        """Numbers of registrations that are not over and ask for the same thing for the same registrant."""
+        rows = self._query(
+            "SELECT registration FROM standing WHERE form = ? AND state IN ('pending', 'active', 'suspended') ORDER BY 1",
+            form_key(form),
+        )
+        return [number for (number,) in rows]
+
+    # Events
+
+    def events(
+        self,
+        number: int | None = None,
+        action: str = "",
+        after: int = 0,
+        before: int | None = None,
+        is_newest_first: bool = False,
+    ) -> Iterator[LedgerEvent]:
+        """The ledger itself, oldest first; one registration's part of it, one action's, or what lies between two sequences."""
+        where: list[str] = ["sequence > ?"]
+        values: list[Any] = [after]
+        for condition, value in (
+            ("registration = ?", number),
+            ("action = ?", action or None),
+            ("sequence < ?", before),
+        ):
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        order = "DESC" if is_newest_first else "ASC"
+        return map(
+            event_of,
+            self._query(
+                f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(where)} ORDER BY sequence {order}", *values
+            ),
+        )
+
+    def reminders(self, after: int = 0) -> Iterator[LedgerEvent]:
+        """What somebody should be told: the events `remind` after a sequence, oldest first. data["about"]: of what (standing.About)."""
+        rows = self._query(
+            f"SELECT {COLUMNS} FROM events WHERE action = 'remind' AND sequence > ? ORDER BY sequence", after
+        )
+        return map(event_of, rows)
+
+    # The past
+
+    def state_at(self, serial: int) -> StateAt:
+        """All registrations as they stood when the allowlist had this serial last. Raises UnknownSerial."""
+        self._check(serial)
+        row = self._query("SELECT sequence FROM changes WHERE serial = ?", serial + 1).fetchone()
+        return state_after(self._journal.database, row[0] - 1 if row else self._journal.sequence)
+
+    def state_at_time(self, at_ns: int) -> StateAt:
+        """All registrations as they stood after the last event dated at_ns or earlier."""
+        row = self._query(
+            "SELECT sequence FROM events WHERE at_ns <= ? ORDER BY at_ns DESC, sequence DESC LIMIT 1", at_ns
+        ).fetchone()
+        return state_after(self._journal.database, row[0] if row else 0)
+
+    # The allowlist
 
     def allowlist(self) -> Allowlist:
         """The allowlist at the newest serial."""
-        return Allowlist(self._serial, dict(self._entries))
+        self._journal.refresh()
+        return Allowlist(self._journal.serial, dict(self._journal.entries()))
 
     def allowlist_at(self, serial: int) -> Allowlist:
         """The allowlist as it was at an earlier serial. Raises UnknownSerial."""
         self._check(serial)
-        entries: dict[int, Entry] = {}
-        rows = self._database.execute(
-            "SELECT registration, entry FROM changes WHERE serial <= ? ORDER BY serial", (serial,)
-        )
-        for number, entry in rows:
-            if entry is None:
-                entries.pop(number, None)
-            else:
-                entries[number] = Entry.from_json(json.loads(entry))
-        return Allowlist(serial, entries)
+        return allowlist_at(self._journal.database, serial)
 
     def delta(self, since: int) -> Delta | None:
         """Everything between a serial and the newest, each registration's last change only; None when nothing changed.
@@ -227,34 +279,36 @@ class Ledger:
         Raises UnknownSerial when `since` is newer than the ledger's serial.
         """
         self._check(since)
-        if since == self._serial:
+        if since == self._journal.serial:
             return None
-        rows = self._database.execute(
-            "SELECT registration, state, entry, max(serial) FROM changes WHERE serial > ? GROUP BY registration",
-            (since,),
+        # +registration: by serial, not through the index that is in order of registrations.
+        rows = self._query(
+            "SELECT registration, state, entry, max(serial) FROM changes WHERE serial > ? GROUP BY +registration",
+            since,
         ).fetchall()
         add = tuple(Entry.from_json(json.loads(entry)) for _, _, entry, _ in rows if entry is not None)
         remove = tuple(Removal(number, state) for number, state, entry, _ in rows if entry is None)
-        return Delta(since, self._serial, add, remove)
+        return Delta(since, self._journal.serial, add, remove)
 
     def mark(self, serial: int) -> str:
-        """Which history led to a serial: two ledgers that went different ways have different marks at the same serial.
+        """Which history led to a serial: the hash of the event that made it, so the feed's messages witness the whole chain.
 
-        A ledger restored from a backup counts the same serials again; the last changes before each tell them apart.
+        A ledger restored from a backup counts the same serials again; their marks tell them apart.
         """
-        rows = self._database.execute(
-            "SELECT serial, registration, state, entry FROM changes WHERE serial <= ? ORDER BY serial DESC LIMIT ?",
-            (serial, _MARKED),
-        ).fetchall()
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+        row = self._query(
+            "SELECT hash FROM events WHERE sequence = (SELECT sequence FROM changes WHERE serial = ?)", serial
+        ).fetchone()
+        return (row[0] if row else GENESIS).hex()
 
     def _check(self, serial: int) -> None:
-        if not 0 <= serial <= self._serial:
-            raise UnknownSerial(f"serial {serial} is not in this ledger; its newest is {self._serial}")
+        if not 0 <= serial <= self.serial:
+            raise UnknownSerial(
+                f"serial {serial} is not in this ledger; its newest is {self._journal.serial}"
+            )
 
     def _append(
         self,
-        number: int,
+        number: int | None,
         action: str,
         actor: str,
         reason: str,
@@ -262,85 +316,45 @@ class Ledger:
         at_ns: int | None,
         by: str = "",
     ) -> Registration:
-        before = None if action == "apply" else self.registration(number)
         at_ns = self._clock() if at_ns is None else at_ns
         data = data | terms(self.rules, action, at_ns) | ({"by": by} if by else {})
-        # The form goes through JSON first, so that what is derived now is what is derived after a restart.
-        text = json.dumps(data, separators=(",", ":"), sort_keys=True)
-        now = after(before, LedgerEvent(0, at_ns, number, action, actor, reason, json.loads(text)))
-        old, new = self._entries.get(number), now.entry()
-        serial = self._serial + (old != new)
-        with contextlib.nullcontext() if self._is_in_batch else _transaction(self._database):
-            self._database.execute(
-                "INSERT INTO events (at_ns, registration, action, actor, reason, data) VALUES (?, ?, ?, ?, ?, ?)",
-                (at_ns, number, action, actor, reason, text),
-            )
-            if serial != self._serial:
-                entry = None if new is None else json.dumps(new.to_json(), separators=(",", ":"))
-                state = "changed" if now.state == "pending" else now.state
-                self._database.execute(
-                    "INSERT INTO changes (serial, registration, state, entry) VALUES (?, ?, ?, ?)",
-                    (serial, number, state, entry),
+        return self._journal.append(number, at_ns, action, actor, reason, data)
+
+    def _pass(self, about: tuple[str, ...]) -> list[Registration]:
+        now_ns = self._clock()
+        rows = self._query(
+            "SELECT registration FROM standing WHERE due_ns <= ? ORDER BY due_ns, registration", now_ns
+        )
+        numbers = [number for (number,) in rows]
+        if not numbers:
+            return []
+        with self.batch():
+            acted = [self._act(number, about, now_ns) for number in numbers]
+        return [each for each in acted if each is not None]
+
+    def _act(self, number: int, about: tuple[str, ...], now_ns: int) -> Registration | None:
+        """Everything that is due of one registration; None when nothing is."""
+        now, acted = self.registration(number), None
+        while found := [each for each in due(now) if each.at_ns <= now_ns and each.about in about]:
+            first = found[0]
+            until = f"{datetime.fromtimestamp(first.at_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}"
+            if first.act == "expire":
+                acted = self._append(
+                    number, "expire", "system", "validity ran out", {"due_ns": first.at_ns}, now_ns
                 )
-        self._registrations[number], self._serial = now, serial
-        if new is not None:
-            self._entries[number] = new
-        else:
-            self._entries.pop(number, None)
-        return now
+            elif first.act == "remind":
+                told = {"about": first.about, "due_ns": first.at_ns}
+                acted = self._append(number, "remind", "system", f"{first.about} is due", told, now_ns)
+            else:
+                is_yes = first.act == "approve"
+                acted = self.verify(number, is_yes, "system", f"no answer until {until}", now_ns)
+            now = acted
+        return acted
 
-    def _one(self, query: str) -> Any:
-        return self._database.execute(query).fetchone()[0]
+    def _found(self, where: str, *values: Any) -> list[Registration]:
+        rows = self._query(f"SELECT registration FROM standing WHERE {where}", *values).fetchall()
+        return [self._journal.registration(number) for (number,) in rows]
 
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    # All of an action is in the ledger, or none of it.
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
-
-
-def _refuse(table: str, key: str) -> str:
-    refusals = "".join(
-        f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-        f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: no {verb} on {table}'); END;\n"
-        for verb in ("UPDATE", "DELETE")
-    )
-    # REPLACE deletes without asking the DELETE trigger (sqlite.org/lang_conflict.html).
-    return refusals + (
-        f"CREATE TRIGGER IF NOT EXISTS {table}_no_replace BEFORE INSERT ON {table} "
-        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {key} = NEW.{key}) "
-        f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: no REPLACE on {table}'); END;\n"
-    )
-
-
-# NORMAL with a write-ahead log: a power cut may lose the last actions, never half of one (sqlite.org/pragma.html).
-_SCHEMA = (
-    """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    at_ns INTEGER NOT NULL,
-    registration INTEGER NOT NULL,
-    action TEXT NOT NULL,
-    actor TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    data TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS events_registration ON events (registration, sequence);
-CREATE TABLE IF NOT EXISTS changes (
-    serial INTEGER PRIMARY KEY,
-    registration INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    entry TEXT
-) STRICT;
-"""
-    + _refuse("events", "sequence")
-    + _refuse("changes", "serial")
-)
+    def _query(self, query: str, *values: Any):
+        self._journal.refresh()
+        return self._journal.database.execute(query, values)

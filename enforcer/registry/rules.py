@@ -62,7 +62,9 @@ def terms(rules: Rules, action: str, at_ns: int) -> dict[str, Any]:
         if "verification_due_ns" in found:
             found["on_silence"] = rules.on_silence
     # The officer's clock starts when the last thing it waits for is there.
-    if action == "verify" or (action in ("apply", "change-address") and not rules.requires_verification):
+    if action in ("verify", "answer-appeal") or (
+        action in ("apply", "change-address") and not rules.requires_verification
+    ):
         found |= _due(rules, "decision_due_ns", at_ns, rules.decision_ns)
     if action == "appeal":
         found |= _due(rules, "due_ns", at_ns, rules.appeal_ns)

@@ -27,6 +27,7 @@ __all__ = [
     "after",
     "application",
     "checked_prefixes",
+    "next_state",
 ]
 
 State = Literal["pending", "active", "suspended", "expired", "revoked", "rejected", "withdrawn"]
@@ -50,12 +51,12 @@ TRANSITIONS: Mapping[str, Mapping[State | None, State]] = {
     "revoke": {"active": "revoked", "suspended": "revoked"},
     "expire": {"active": "expired", "suspended": "expired"},
     "renew": {"active": "active", "suspended": "active", "expired": "active"},
-    # "active" here is the rule "keep"; under "remove" an active registration goes back to pending (see `after`).
+    # "active" here is the rule "keep"; under "remove" an active registration goes back to pending (see `next_state`).
     "change-address": _same("pending", "active", "suspended"),
     "ask-renewal": _same("active", "suspended", "expired"),
     "withdraw": dict.fromkeys(_LIVING, "withdrawn"),
     "appeal": _same(*_APPEALED),
-    # A granted appeal of a rejection goes back to pending.
+    # A granted appeal of a rejection goes back to pending (see `next_state`).
     "answer-appeal": _same(*_APPEALED),
     "remind": _same(*_APPEALED),
 }
@@ -144,7 +145,9 @@ class Registration:
     @property
     def waits_for_provider(self) -> bool:
         """Its ISP has not answered: about the application, or about a new address."""
-        return bool(self.new_prefixes) or (self.state == "pending" and self.is_verified is None)
+        if self.state == "pending":
+            return self.is_verified is None
+        return bool(self.new_prefixes) and self.state in ("active", "suspended")
 
     @property
     def leaves_ns(self) -> int | None:
@@ -175,7 +178,7 @@ def after(before: Registration | None, event: LedgerEvent) -> Registration:
     Raises IllegalTransition when TRANSITIONS does not have it or one of the action's own conditions is not met, NotVerified for
     an approval the ISP has not confirmed.
     """
-    state = _next_state(before, event)
+    state = _checked_state(before, event)
     if before is None:
         return Registration(
             event.registration,
@@ -188,7 +191,16 @@ def after(before: Registration | None, event: LedgerEvent) -> Registration:
     return handler(before, event, state) if handler else replace(before, state=state)
 
 
-def _next_state(before: Registration | None, event: LedgerEvent) -> State:
+def next_state(was: State | None, action: str, data: Mapping[str, Any]) -> State:
+    """The state a possible action leads to: all that is needed to follow states alone."""
+    if action == "change-address" and was == "active" and data["rule"] == "remove":
+        return "pending"
+    if action == "answer-appeal" and was == "rejected" and data["granted"]:
+        return "pending"
+    return TRANSITIONS[action][was]
+
+
+def _checked_state(before: Registration | None, event: LedgerEvent) -> State:
     was = before.state if before else None
     targets = TRANSITIONS.get(event.action)
     if targets is None:
@@ -202,7 +214,7 @@ def _next_state(before: Registration | None, event: LedgerEvent) -> State:
     if before is not None:
         _check_isp(before, event)
         _check_window(before, event)
-    return targets[was]
+    return next_state(was, event.action, event.data)
 
 
 def _check_isp(before: Registration, event: LedgerEvent) -> None:
@@ -273,7 +285,7 @@ def _change_address(before: Registration, event: LedgerEvent, state: State) -> R
     form = replace(before.application, subscriber_prefixes=prefixes)
     return replace(
         before,
-        state="pending" if before.state == "active" else state,
+        state=state,
         application=form,
         is_verified=None,
         new_prefixes=(),
@@ -306,10 +318,8 @@ def _answer_appeal(before: Registration, event: LedgerEvent, state: State) -> Re
     appeal = before.appeal
     if appeal is None or not appeal.is_open:
         raise IllegalTransition(f"registration {event.registration} has no appeal that waits for an answer")
-    is_granted = bool(event.data["granted"])
-    answered = replace(appeal, is_granted=is_granted, answer=event.reason)
-    is_back = is_granted and appeal.about == "rejection" and before.state == "rejected"
-    return replace(before, state="pending" if is_back else state, appeal=answered)
+    answered = replace(appeal, is_granted=bool(event.data["granted"]), answer=event.reason)
+    return replace(before, state=state, appeal=answered, decision_due_ns=event.data.get("decision_due_ns"))
 
 
 def _remind(before: Registration, event: LedgerEvent, state: State) -> Registration:
