@@ -13,6 +13,7 @@ from enforcer.allowlist import Allowlist, Delta, Entry, Removal
 from enforcer.capture import read
 from enforcer.protocols import TCP_PORTS, UDP_PORTS, VPN_PROTOCOLS
 from enforcer.registry.feed import delta_body, snapshot_body
+from enforcer.registry.roll import Roll
 from tests import enforcer_packets as make
 
 CAPTURES = Path(__file__).resolve().parents[2] / ".." / "shared" / "captures"
@@ -75,7 +76,7 @@ _MAGIC = (
 )
 _KEYS = ("schema", "kind", "serial", "issued_ns", "entries", "from_serial", "add", "remove", "registration", "registrant",
          "subscriber_prefixes", "endpoint_prefixes", "endpoint_ports", "protocols", "valid_from_ns", "valid_until_ns",
-         "state", "body", "signature", "allowlab.feed/1", "10.0.0.0/33", "::/0")  # fmt: skip
+         "key", "not_before_ns", "old_until_ns", "state", "mark", "from_mark", "body", "signature", "allowlab.feed/1", "10.0.0.0/33", "::/0")  # fmt: skip
 _JSON = [b"null", b"true", b"[]", b"{}", b"-1", b"1e999", b"NaN", b"2147483648", b"\\ud800", b"[" * 40]
 _YAML = [b"&a ", b"*a", b"!!int ", b"!!float ", b"!!binary ", b"<<: ", b"? ", b"- ", b"|\n", b"0x", b"1%", b"64kbit", b"30s",
          b"\t", b"---\n", b"{", b"}", b"198.51.100.0/24", b"::/0", b"police", b"let-finish", b"[" * 40]  # fmt: skip
@@ -116,6 +117,10 @@ def _messages() -> Iterator[bytes]:
     entry = Entry(7, "softhouse", ("203.0.113.7/32",), ("198.51.100.0/24", "2001:db8::/32"), (51820,), ("wireguard",))  # fmt: skip
     yield b"S" + snapshot_body(Allowlist(3, {7: entry}), 5).encode()
     yield b"S" + delta_body(Delta(3, 4, (entry,), (Removal(9, "revoked"),)), 6).encode()
+    yield b"S" + snapshot_body(Allowlist(0), 5, "a-mark").encode()
+    yield b"S" + delta_body(Delta(3, 4, (), (Removal(9, "revoked"),)), 6, "a-mark", "another").encode()
+    yield b'S{"schema":"allowlab.feed/1","kind":"serial","serial":3,"issued_ns":7,"mark":"a-mark"}'
+    yield b"S" + Roll("ab" * 32, 5, 10**19).body().encode()
     yield b'{"body": "{}", "signature": "AAAA"}'
 
 

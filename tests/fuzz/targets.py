@@ -5,6 +5,7 @@ The normal tests try them with hypothesis (tests/test_enforcer_fuzz.py), the lon
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from enforcer.link_layer import LINK_TYPES, without_link_layer
 from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, Policy, parse_policy
 from enforcer.registry.feed import FeedError, SignedDelta, Snapshot, delta_body, sign, snapshot_body, verify
+from enforcer.registry.roll import KeyRing
 from enforcer.yamlfile import FileError
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -106,15 +108,17 @@ def feed(data: bytes) -> None:
     key = _key()
     if data[:1] == b"S":  # signed well, whatever it says
         data = sign(data[1:].decode("utf-8", "replace"), key).encode()
+    with contextlib.suppress(FeedError):
+        KeyRing(key.public_key(), [data.decode("utf-8", "replace")])
     try:
         found = verify(data, key.public_key(), allow_empty=True)
     except FeedError as error:
         assert str(error) and error.word
         return
     if isinstance(found, Snapshot):
-        body = snapshot_body(found.allowlist, found.issued_ns)
-    elif isinstance(found, SignedDelta):
-        body = delta_body(found.delta, found.issued_ns)
+        body = snapshot_body(found.allowlist, found.issued_ns, found.mark)
+    elif isinstance(found, SignedDelta) and (found.mark or not found.from_mark):
+        body = delta_body(found.delta, found.issued_ns, found.from_mark, found.mark)
     else:
         return
     again = verify(sign(body, key), key.public_key(), allow_empty=True)
