@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -15,6 +16,7 @@ from enforcer.registry import feed
 from enforcer.registry.key_commands import key
 from enforcer.registry.ledger import Ledger, UnknownSerial
 from enforcer.registry.signing import SigningKeys
+from enforcer.registry.web.commands import account
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,9 +35,13 @@ def main() -> None:
 def serve(config_file: Path) -> None:
     """Serve until SIGTERM or Ctrl-C. Prints one line when it accepts connections."""
     from enforcer.registry.config import BadConfig, load_config, seed_ledger
-    from enforcer.registry.portal import Desk, Tokens, portal
+    from enforcer.registry.desk import Desk, Tokens
+    from enforcer.registry.portal import portal
     from enforcer.registry.serving import CannotListen, listen
     from enforcer.registry.serving import serve as serve_until_stopped
+    from enforcer.registry.web.accounts import Accounts
+    from enforcer.registry.web.limits import Limiter
+    from enforcer.registry.web.office import Office
 
     try:
         config = load_config(config_file)
@@ -50,7 +56,17 @@ def serve(config_file: Path) -> None:
         sockets = [listen(str(address), config.port) for address in config.bind]
     except CannotListen as error:
         raise _Problem(str(error)) from error
-    desk = Desk(ledger, keys, Tokens(config.tokens.isp, config.tokens.officer))
+    tokens = Tokens(config.tokens.isp, config.tokens.officer)
+    desk = Desk(ledger, keys, tokens, Accounts(str(config.portal.accounts_file(config.database))))
+    office = Office(
+        desk,
+        Limiter(config.portal.all_limits()),
+        zone=ZoneInfo(config.portal.zone),
+        texts=config.portal.texts,
+    )
+    tls, proxies = config.portal.tls, [str(each) for each in config.portal.proxies]
+    folder = config_file.resolve().parent
+    certificate = (str(folder / tls.certificate), str(folder / tls.key)) if tls else None
 
     def greet() -> None:
         where = ", ".join(f"{name[0]} port {name[1]}" for name in (each.getsockname() for each in sockets))
@@ -58,7 +74,7 @@ def serve(config_file: Path) -> None:
         sys.stdout.flush()
 
     try:
-        asyncio.run(serve_until_stopped(portal(desk), sockets, desk, greet))
+        asyncio.run(serve_until_stopped(portal(desk, office), sockets, desk, greet, proxies, certificate))
     finally:
         ledger.close()
 
@@ -96,6 +112,7 @@ def export(database: str, serial: int | None) -> None:
 
 
 main.add_command(key)
+main.add_command(account)
 
 
 class _Problem(click.ClickException):

@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.states import AddressChange, BadApplication, Rules, application
+from enforcer.registry.web.settings import PortalConfig
 
 _Anything = TypeVar("_Anything", bound=BaseModel)
 _UNITS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -57,6 +58,7 @@ class Config(_Model):
     tokens: TokensConfig
     seed: Path | None = None
     rules: RulesConfig = RulesConfig()
+    portal: PortalConfig = PortalConfig()
 
 
 class SeedRegistration(_Model):
@@ -84,7 +86,12 @@ def load_config(path: Path) -> Config:
     config = _load(path, Config)
     folder = path.resolve().parent
     paths = {name: folder / value for name in ("database", "key", "seed") if (value := getattr(config, name))}
-    return config.model_copy(update=paths)
+    portal = config.portal.model_copy(
+        update={
+            name: folder / value for name in ("accounts", "texts") if (value := getattr(config.portal, name))
+        }
+    )
+    return config.model_copy(update={**paths, "portal": portal})
 
 
 def seed_ledger(ledger: Ledger, path: Path) -> int:
@@ -118,7 +125,7 @@ _HISTORIES: dict[str, tuple[str, ...]] = {
 
 
 def _seed_one(ledger: Ledger, seed: SeedRegistration) -> None:
-    from enforcer.registry.portal import token_sha256
+    from enforcer.registry.desk import token_sha256
 
     keys = (
         "registrant",

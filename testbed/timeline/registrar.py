@@ -91,6 +91,7 @@ class Registrar:
             "port": self._authority.port,
             "tokens": {"isp": self._isp, "officer": self._officer},
             "seed": str(_FILES / "seed.json"),
+            "portal": {"accounts": str(_FILES / "accounts.sqlite")},  # nobody's; not part of the run
         }
         (_FILES / "registry.json").write_text(json.dumps(config), encoding="utf-8")
         argv = [sys.executable, "-m", "enforcer.registry", "serve", "--config", str(_FILES / "registry.json")]

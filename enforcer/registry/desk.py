@@ -1,0 +1,264 @@
+"""The desk: what people and programs may do to one ledger. Who may comes first, then the act, then waking whoever follows the feed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from enforcer.registry.feed import Signer
+from enforcer.registry.feed_calls import FeedCalls
+from enforcer.registry.ledger import Ledger, UnknownRegistration
+from enforcer.registry.states import LedgerEvent, Registration, application
+from enforcer.registry.web.accounts import Account, Accounts
+
+Who = Literal["nobody", "applicant", "isp", "officer", "auditor"]
+_ROLES: Mapping[str, Who] = {
+    "registrant": "applicant",
+    "provider": "isp",
+    "officer": "officer",
+    "auditor": "auditor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Bearer tokens of the two offices. Applicants get their own when they apply, accounts make theirs on their page."""
+
+    isp: str
+    officer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever acts. name: the account's, "" for a bare token. provider: whose applications an ISP sees; "" is all (the office token)."""
+
+    role: Who
+    name: str = ""
+    provider: str = ""
+    owner: str = ""
+
+
+NOBODY = Principal("nobody")
+
+
+class Refused(Exception):
+    """An answer other than 2xx: status and what to say."""
+
+    def __init__(self, status: int, message: str, problems: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.problems = status, problems
+
+
+class Desk:
+    """Over one ledger and one file of accounts."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: Signer,
+        tokens: Tokens,
+        accounts: Accounts | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.ledger, self.key = ledger, key
+        self.accounts = accounts or Accounts(":memory:", clock)
+        self._tokens, self._clock = tokens, clock
+        self.feed = FeedCalls(ledger, key, clock)
+        self._owned: dict[str, list[int]] | None = None
+
+    # Who
+
+    def principal(self, token: str) -> Principal:
+        """Whose a bearer token is; NOBODY's when it is not known."""
+        if not token:
+            return NOBODY
+        if hmac.compare_digest(token.encode(), self._tokens.isp.encode()):
+            return Principal("isp")
+        if hmac.compare_digest(token.encode(), self._tokens.officer.encode()):
+            return Principal("officer")
+        account = self.accounts.token_account(token)
+        if account is not None:
+            return self.of_account(account)
+        held = token_sha256(token)
+        return Principal("applicant", owner=held) if held in self._by_owner() else NOBODY
+
+    def of_account(self, account: Account) -> Principal:
+        held = owner(account.name) if account.role == "registrant" else ""
+        return Principal(_ROLES[account.role], account.name, account.provider, held)
+
+    def own(self, number: int, by: Principal) -> Registration:
+        """The applicant's own registration. Another's raises UnknownRegistration, in the words for one that is not there."""
+        registration = self._held(number)
+        if registration is None or not self._owns(registration, by):
+            raise UnknownRegistration(f"there is no registration {number}, or it is not yours")
+        return registration
+
+    def look(self, number: int, by: Principal) -> Registration:
+        """As `own`, but officers and auditors see every registration, and providers those that name them."""
+        if by.role in ("officer", "auditor"):
+            return self.ledger.registration(number)
+        return self.of_provider(number, by) if by.role == "isp" else self.own(number, by)
+
+    def with_token(self, number: int, token: str) -> Registration | None:
+        """The registration that was made without an account, for whoever has its token."""
+        registration = self._held(number)
+        by = Principal("applicant", owner=token_sha256(token))
+        return registration if registration is not None and self._owns(registration, by) else None
+
+    def mine(self, by: Principal) -> list[Registration]:
+        """The applicant's registrations, by number."""
+        numbers = {*self._by_owner().get(by.owner, ()), *(self.accounts.claims(by.name) if by.name else ())}
+        return [self.ledger.registration(number) for number in sorted(numbers)]
+
+    def pending(self, by: Principal) -> list[Registration]:
+        """What waits: for officers everything that is pending, for a provider its own part."""
+        return [each for each in self.ledger.registrations("pending") if self._sees(each, by)]
+
+    def visible(self, by: Principal) -> list[Registration]:
+        """Every registration that this one may look at, by number."""
+        if by.role == "applicant":
+            return self.mine(by)
+        return [each for each in self.ledger.registrations() if self._sees(each, by)]
+
+    def of_provider(self, number: int, by: Principal) -> Registration:
+        """The registration, if it names the provider. Raises UnknownRegistration."""
+        registration = self._held(number)
+        if registration is None or not self._sees(registration, by):
+            raise UnknownRegistration(f"there is no registration {number} that names your office")
+        return registration
+
+    def to_verify(self, by: Principal) -> list[Registration]:
+        """What waits for this provider's answer, the earliest promise first."""
+        found = [
+            each for each in self.ledger.registrations() if each.waits_for_provider and self._sees(each, by)
+        ]
+        return sorted(found, key=lambda each: (each.verification_due_ns or 0, each.number))
+
+    def open_appeals(self) -> list[Registration]:
+        """Appeals and reports without an answer, the earliest promise first."""
+        found = [each for each in self.ledger.registrations() if each.appeal and each.appeal.is_open]
+        return sorted(found, key=lambda each: (each.appeal and each.appeal.due_ns or 0, each.number))
+
+    def counts(self) -> dict[str, int]:
+        """How many registrations are in each state."""
+        found: dict[str, int] = {}
+        for each in self.ledger.registrations():
+            found[each.state] = found.get(each.state, 0) + 1
+        return found
+
+    def audit(
+        self, before: int | None = None, number: int | None = None, action: str = "", by: str = ""
+    ) -> Iterator[LedgerEvent]:
+        """Events, newest first: those before a sequence number, of one registration, one action, one account or office."""
+        for event in reversed(list(self.ledger.events(number))):
+            if (
+                (before is None or event.sequence < before)
+                and action in ("", event.action)
+                and by in ("", event.by, event.actor)
+            ):
+                yield event
+
+    def now_ns(self) -> int:
+        return self._clock()
+
+    # Acts
+
+    def apply(self, form: Mapping[str, Any], by: Principal = NOBODY) -> tuple[Registration, str]:
+        """The new registration, and the token its applicant must keep ("" for an account, which needs none)."""
+        token = "" if by.name else secrets.token_urlsafe(24)
+        held = by.owner if by.name else token_sha256(token)
+        checked = application(form, self.ledger.rules.requires_documents)
+        registration = self.ledger.apply(checked, token_sha256=held, by=by.name)
+        self._by_owner().setdefault(held, []).append(registration.number)
+        return self._done(registration), token
+
+    def verify(
+        self, number: int, is_verified: bool, reason: str, by: Principal, why: str = ""
+    ) -> Registration:
+        self.of_provider(number, by)
+        return self._done(self.ledger.verify(number, is_verified, "isp", reason, why=why, by=by.name))
+
+    def decide(self, number: int, action: str, reason: str, by: Principal) -> Registration:
+        return self._done(self.ledger.decide(number, action, "officer", reason, by=by.name))
+
+    def answer_appeal(self, number: int, is_granted: bool, answer: str, by: Principal) -> Registration:
+        return self._done(self.ledger.answer_appeal(number, is_granted, answer, by=by.name))
+
+    def change_address(self, number: int, prefixes: Any, by: Principal) -> Registration:
+        self.own(number, by)
+        return self._done(self.ledger.change_address(number, prefixes, by=by.name))
+
+    def ask_renewal(self, number: int, by: Principal) -> Registration:
+        self.own(number, by)
+        return self._done(self.ledger.ask_renewal(number, by=by.name))
+
+    def withdraw(self, number: int, reason: str, by: Principal) -> Registration:
+        self.own(number, by)
+        return self._done(self.ledger.withdraw(number, reason, by=by.name))
+
+    def appeal(self, number: int, about: str, text: str, by: Principal) -> Registration:
+        self.own(number, by)
+        return self._done(self.ledger.appeal(number, about, text, by=by.name))
+
+    async def expire_as_time_passes(self, period_s: float = 1.0) -> None:
+        """Expires what runs out, for ever. Nothing to do when approvals have no end."""
+        while self.ledger.rules.validity_ns is not None:
+            if self.ledger.expire_due():
+                self.feed.wake()
+            await asyncio.sleep(period_s)
+
+    def close(self) -> None:
+        """Lets everybody go who waits for a delta."""
+        self.feed.close()
+
+    def _held(self, number: int) -> Registration | None:
+        try:
+            return self.ledger.registration(number)
+        except UnknownRegistration:
+            return None
+
+    def _sees(self, registration: Registration, by: Principal) -> bool:
+        if by.role == "isp":
+            return not by.provider or same_name(registration.application.provider, by.provider)
+        return by.role in ("officer", "auditor") or self._owns(registration, by)
+
+    def _owns(self, registration: Registration, by: Principal) -> bool:
+        if by.role != "applicant":
+            return False
+        held, given = registration.token_sha256, by.owner
+        return bool(held and given and hmac.compare_digest(held, given)) or (
+            bool(by.name) and registration.number in self.accounts.claims(by.name)
+        )
+
+    def _by_owner(self) -> dict[str, list[int]]:
+        if self._owned is None:
+            self._owned = {}
+            for each in self.ledger.registrations():
+                if each.token_sha256:
+                    self._owned.setdefault(each.token_sha256, []).append(each.number)
+        return self._owned
+
+    def _done(self, registration: Registration) -> Registration:
+        self.feed.wake()
+        return registration
+
+
+def token_sha256(token: str) -> str:
+    """What the ledger keeps of an applicant's token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def owner(account: str) -> str:
+    """What the ledger keeps of an account that applies, in the place of a token's hash; no token has this for a hash."""
+    return f"account:{account}"
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two spellings of a provider's name mean the same: neither case nor spaces count."""
+    return "".join(one.casefold().split()) == "".join(other.casefold().split())

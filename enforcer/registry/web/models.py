@@ -1,0 +1,177 @@
+"""What goes in and out of the HTTP API: the models that check requests, write answers, and describe both in /openapi.json."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+
+from enforcer.registry.form import Category, DocumentKind
+from enforcer.registry.states import State
+from enforcer.registry.web.operations import LARGEST_NUMBER, Model
+
+Protocol = Literal[
+    "wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "esp", "ah", "l2tp", "pptp", "openconnect"
+]
+
+
+def _whole(value: Any) -> Any:
+    # JSON has one kind of number: 500.0 is 500 (JSON Schema 2020-12, 4.2.3).
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Port = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=65535)]
+MOST_TEXT = 2000
+
+
+def _is_prefix(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError as error:
+        raise ValueError(f"{error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48") from None
+
+
+# JSON Schema has no format for prefixes; "ip-prefix" is ours (both families, no host bits).
+Prefix = Annotated[
+    str,
+    AfterValidator(_is_prefix),
+    WithJsonSchema(
+        {"type": "string", "format": "ip-prefix", "examples": ["203.0.113.7/32", "2001:db8::/48"]}
+    ),
+]
+Prefixes = Annotated[list[Prefix], Field(min_length=1, max_length=1024)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Sentence = Annotated[str, Field(min_length=1, max_length=MOST_TEXT, pattern=r"\S")]
+Refusal = Literal["wrong-subscriber", "wrong-address", "unknown"]
+ShortText = Annotated[str, Field(max_length=200)]
+
+
+class NamedDocument(Model):
+    """A paper, and the number or date it is known by. The paper itself stays with the registrant."""
+
+    kind: DocumentKind
+    reference: ShortText = ""
+
+
+class ApplicationForm(Model):
+    """The form. No ports means any port, no protocols any VPN protocol."""
+
+    registrant: Name
+    subscriber_prefixes: Prefixes
+    endpoint_prefixes: Prefixes
+    endpoint_ports: list[Port] = []
+    protocols: list[Protocol] = []
+    category: Category = "company"
+    purpose: Text = ""
+    documents: list[DocumentKind | NamedDocument] = Field(
+        default=[], description="the papers that the category needs, named; their kind alone will do"
+    )
+    provider: ShortText = Field(default="", description="whose line it is, as on the bill")
+    subscriber_id: ShortText = Field(default="", description="customer or line number with the provider")
+    contact: ShortText = Field(default="", description="how to reach the registrant")
+
+    def form(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+class Reason(Model):
+    reason: Text = Field(default="", description="the registrant reads it, and it is kept for ever")
+
+
+class Verification(Model):
+    verified: bool = Field(
+        description="name, subscriber and address belong together in the provider's records"
+    )
+    why: Refusal | None = Field(default=None, description="for an answer of false: what does not fit")
+    reason: Text = ""
+
+
+class NewAppeal(Model):
+    """Against a rejection, once; or registered and blocked all the same."""
+
+    about: Literal["rejection", "false-block"]
+    text: Sentence
+
+
+class AppealAnswer(Model):
+    granted: bool
+    reason: Sentence = Field(description="the registrant reads it")
+
+
+class NewAddress(Model):
+    subscriber_prefixes: Prefixes
+
+
+class Received(BaseModel):
+    """The answer to an application."""
+
+    registration: int
+    token: str = Field(description="shown this once; whoever has it may act as the applicant")
+    state: State
+    serial: int = Field(description="the allowlist's serial")
+
+
+class HistoryLine(BaseModel):
+    at_ns: int = Field(description="Unix time")
+    action: str
+    actor: str = Field(description="applicant, isp, officer or system")
+    reason: str
+    verified: bool | None = Field(default=None, description="of a verification: the answer")
+
+
+class AppealStatus(BaseModel):
+    about: str
+    text: str
+    at_ns: int
+    due_ns: int | None = Field(description="until when an answer is promised")
+    granted: bool | None = Field(description="null while there is no answer")
+    answer: str
+
+
+class Status(BaseModel):
+    """A registration as it stands, and all that was done, oldest first."""
+
+    registration: int = Field(ge=1, le=LARGEST_NUMBER)
+    state: State
+    serial: int
+    is_verified: bool | None = Field(description="null until the provider has answered")
+    registrant: str
+    category: str
+    purpose: str
+    documents: list[NamedDocument]
+    provider: str
+    subscriber_id: str
+    contact: str
+    subscriber_prefixes: list[str]
+    new_prefixes: list[str] = Field(description='under the rule "keep": wait for the provider')
+    endpoint_prefixes: list[str]
+    endpoint_ports: list[int]
+    protocols: list[str]
+    valid_from_ns: int | None
+    valid_until_ns: int | None
+    refusal: str = Field(description="the provider's word for no, or empty")
+    verification_due_ns: int | None = Field(description="until when the provider's answer is promised")
+    decision_due_ns: int | None = Field(description="until when the officer's decision is promised")
+    renewal_asked_ns: int | None
+    appeal: AppealStatus | None
+    history: list[HistoryLine]
+
+
+class Queue(BaseModel):
+    pending: list[Status]
+    serial: int
+
+
+class ListQuery(Model):
+    """Nothing chosen: everything, from the lowest number."""
+
+    state: State | None = None
+    after: int = Field(default=0, ge=0, le=LARGEST_NUMBER, description="numbers above this")
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class Listed(BaseModel):
+    registrations: list[Status]
+    after: int | None = Field(description="ask again with this for the rest; null: there is none")

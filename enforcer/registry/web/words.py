@@ -1,0 +1,74 @@
+"""Times and things in words: what a template shows of a registration, in the visitor's language and the authority's time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
+
+from enforcer.registry.web.texts import Texts
+
+if TYPE_CHECKING:
+    from enforcer.registry.web.accounts import Account
+    from enforcer.registry.web.view import View
+
+_NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
+    "": (("/sign-in", "sign-in"), ("/sign-up", "sign-up")),
+    "registrant": (("/my", "my"), ("/my/apply", "apply"), ("/account", "account")),
+    "officer": (("/officer", "officer"), ("/officer/appeals", "appeals"), ("/audit", "audit"), ("/account", "account")),
+    "provider": (("/provider", "provider"), ("/account", "account")),
+    "auditor": (("/audit", "audit"), ("/officer", "officer"), ("/officer/appeals", "appeals"), ("/account", "account")),
+}  # fmt: skip
+_STEPS = (("days", 86400), ("hours", 3600), ("minutes", 60))
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    texts: Texts
+    zone: tzinfo
+
+    def when(self, at_ns: int) -> str:
+        """2026-01-31 14:05, with the zone's name: no order of day and month to guess."""
+        moment = datetime.fromtimestamp(at_ns / 1e9, UTC).astimezone(self.zone)
+        return f"{moment:%Y-%m-%d %H:%M} {moment.tzname()}"
+
+    def iso(self, at_ns: int) -> str:
+        """For <time datetime>."""
+        return datetime.fromtimestamp(at_ns // 10**9, UTC).isoformat()
+
+    def span(self, duration_ns: int) -> str:
+        """The largest unit of a duration: "3 days", "5 hours", "1 minute"."""
+        seconds = abs(duration_ns) // 10**9
+        for unit, length in _STEPS:
+            if seconds >= length or unit == "minutes":
+                return self.texts.count(f"unit.{unit}", max(1, round(seconds / length)))
+        raise AssertionError
+
+    def of(self, kind: str, word: str | None) -> str:
+        """The word for a state, an action, a role, a category…; the word itself when the language has none."""
+        key = f"{kind}.{word}"
+        return self.texts.t(key) if self.texts.has(key) else str(word)
+
+    def working(self, duration_ns: int | None) -> str:
+        """A promised time, which runs in the office's working hours."""
+        if duration_ns is None:
+            return self.texts.t("unit.no-time")
+        return self.texts.t("unit.working", time=self.span(duration_ns))
+
+    def next(self, view: View) -> str:
+        return self.texts.t(f"next.{view.next_step}")
+
+    def prefixes(self, prefixes: tuple[str, ...]) -> str:
+        """A prefix that is one address is shown as the address."""
+        return ", ".join(each.removesuffix("/32" if "." in each else "/128") for each in prefixes)
+
+    def documents(self, alternatives: tuple[str, ...]) -> str:
+        """One thing to bring: any of these papers."""
+        return self.texts.t("document.or").join(self.of("document", each) for each in alternatives)
+
+    def zone_name(self, at_ns: int) -> str:
+        return str(datetime.fromtimestamp(at_ns / 1e9, self.zone).tzname())
+
+    def navigation(self, account: Account | None) -> tuple[tuple[str, str], ...]:
+        """(path, key of texts nav.*) for the visitor's role."""
+        return _NAVIGATION[account.role if account else ""]

@@ -1,0 +1,82 @@
+"""Requests made from the portal's own OpenAPI description, right and wrong ones, as each role: every answer is one it describes.
+
+schemathesis makes them against a running registry. The normal tests make a few for each call and role; `-m nightly` many.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from enforcer.registry.web.openapi import document
+from tests.test_registry_portal import ISP, OFFICER, Registry
+
+WHO = ("nobody", "stranger", "applicant", "isp", "officer")
+_ADDRESS = st.one_of(st.ip_addresses(v=4).map(lambda each: f"{each}/32"), st.ip_addresses(v=6).map(lambda each: f"{each}/128"))  # fmt: skip
+schemathesis.openapi.format("ip-prefix", _ADDRESS)
+CALLS = [(method.upper(), path) for path, methods in document()["paths"].items() for method in methods]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory) -> Iterator[Registry]:
+    no_limit = {"burst": 10**6, "per_minute": 10**6}
+    running = Registry(tmp_path_factory.mktemp("registry"), portal={"limits": {"call-address": no_limit}})
+    for _ in range(3):  # registrations in several states for the calls to meet
+        running.approved()
+        _, running.applicant = running.apply()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def api(registry):
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{registry.port}/openapi.json")
+
+
+def play(api, registry: Registry, call: tuple[str, str], examples: int) -> Counter[str]:
+    """Right requests and wrong ones, each as everybody; how many of each answer there were."""
+    operation = next(each.ok() for each in api.get_all_operations() if (each.ok().method.upper(), each.ok().path) == call)  # fmt: skip
+    headers = {"nobody": {}, "stranger": {"Authorization": "Bearer x"}, "applicant": registry.applicant, "isp": ISP, "officer": OFFICER}  # fmt: skip
+    seen: Counter[str] = Counter()
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        word = mode.value
+
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)  # fmt: skip
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def run(case, word: str = word) -> None:
+            for who in WHO:
+                response = case.call(headers=headers[who])
+                seen[f"{word} {response.status_code}"] += 1
+                case.validate_response(response)
+
+        run()
+    return seen
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_answer_is_one_that_is_described(api, registry, call) -> None:
+    seen = play(api, registry, call, examples=5)
+    assert sum(seen.values()) >= 25
+
+
+def test_a_status_that_is_not_described_would_be_found(api, registry) -> None:
+    operation = next(each.ok() for each in api.get_all_operations() if each.ok().path == "/queue")
+    case = operation.Case(method="GET")
+    response = case.call(headers=OFFICER)
+    case.validate_response(response)  # control
+    response.status_code = 418
+    with pytest.raises(BaseException, match="Undocumented status code"):
+        case.validate_response(response)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_answer_is_one_that_is_described_many_times(api, registry, call, record_property) -> None:
+    record_property("answers", str(dict(play(api, registry, call, examples=150))))
