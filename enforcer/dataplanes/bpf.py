@@ -33,7 +33,7 @@ from enforcer.dataplanes.bpf_library import (
 )
 from enforcer.dataplanes.bpf_maps import ACTIVE, CUT, FINISHING, FlowState
 from enforcer.dataplanes.bpf_tables import Tables
-from enforcer.decide import CLEAR, REVOKED, Fallback
+from enforcer.decide import CLEAR, REVOKED, Fallback, Lookup
 from enforcer.policy import Policy
 from enforcer.protocols import VPN_PROTOCOLS
 
@@ -95,6 +95,10 @@ class BpfDataplane:
         self._index = Index(policy.match)
         self._attached: dict[str, int] = {}
         self._has_old_flows = is_successor
+
+    @property
+    def lookup(self) -> Lookup:
+        return self._index
 
     def load(self, allowlist: Allowlist) -> None:
         index, tables = Index(self._policy.match, allowlist.entries.values()), self._tables

@@ -27,7 +27,7 @@ from enforcer.dataplanes.bucket import Buckets
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_QUEUE, Netfilter, attribute, attributes, messages
 from enforcer.dataplanes.prefix_index import PrefixIndex
-from enforcer.decide import CLEAR, EXEMPT, JUDGED_AGAIN, REVOKED, Fallback, Flow, Verdict, decide
+from enforcer.decide import CLEAR, EXEMPT, JUDGED_AGAIN, REVOKED, Fallback, Flow, Lookup, Verdict, decide
 from enforcer.packet import Packet, parse
 from enforcer.policy import Policy
 
@@ -77,6 +77,10 @@ class NfqueueDataplane:
         self._is_closing = False
         self._thread = threading.Thread(target=self._answer_for_ever, name="nfqueue", daemon=True)
         self._thread.start()
+
+    @property
+    def lookup(self) -> Lookup:
+        return self._index
 
     def load(self, allowlist: Allowlist) -> None:
         index = PrefixIndex(self._policy.match, map(_timeless, allowlist.entries.values()))

@@ -15,7 +15,7 @@ from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrac
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
 from enforcer.dataplanes.nflog import NfLog
-from enforcer.decide import EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback
+from enforcer.decide import EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback, Lookup
 from enforcer.policy import Policy
 
 TABLE = "inet allowlist"
@@ -69,6 +69,10 @@ class NftDataplane:
     def way(self) -> str:
         """How changes reach the kernel: "libnftables" or "nft program"."""
         return self._nft.way
+
+    @property
+    def lookup(self) -> Lookup:
+        return self._index
 
     def load(self, allowlist: Allowlist) -> None:
         index = Index(self._policy.match, allowlist.entries.values())
