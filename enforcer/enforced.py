@@ -6,12 +6,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from enforcer.allowlist import Allowlist, Delta, Entry, Removal
 from enforcer.cells import is_valid
-from enforcer.dataplanes import Dataplane
-from enforcer.knowledge import Knowledge
+from enforcer.dataplanes import Dataplane, Stop
+from enforcer.knowledge import Knowledge, covering
 from enforcer.policy import Policy
+
+_SURE_NS = 2_000_000_000  # between a packet's time stamp and the list's lies less, even on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Enforced:
     needs_sweep: bool = False
     _due: list[tuple[int, int]] = field(default_factory=list)
     _finishing: list[tuple[int, int]] = field(default_factory=list)
+    _loaded_ns: int = 0
+    _since: dict[int, int] = field(default_factory=dict)
 
     def load(self, allowlist: Allowlist, now_ns: int) -> Applied:
         """The whole list, in one step."""
@@ -47,6 +52,7 @@ class Enforced:
         for number in new:
             self.knowledge.revive(number)
         self.loaded = loaded
+        self._loaded_ns, self._since = now_ns, {}
         self.needs_sweep = True
         self._schedule(allowlist.entries.values(), now_ns)
         return Applied(len(new), len(gone))
@@ -96,6 +102,23 @@ class Enforced:
             self.dataplane.revoke(ended)
             self.needs_sweep = True
 
+    def about(self, stop: Stop) -> dict[str, Any]:
+        """registration and registration_state of a stopped packet; both None when none ever covered it.
+
+        "active": the dataplane stopped what its list has had for a while, so its table differs from the list.
+        """
+        told = self.knowledge.about(stop)
+        # In the middle of a flow (no protocol) nothing shows what it is, so there a registration helps only from its next start.
+        if told["registration"] is not None or stop.reason != "unregistered" or stop.protocol is None:
+            return told
+        entry = covering(self.dataplane.lookup, stop)
+        if entry is None:
+            return told
+        since_ns = self._since.get(entry.registration, self._loaded_ns)
+        if stop.time_ns < since_ns + _SURE_NS:  # perhaps the packet was stopped before the list had it
+            return told
+        return {"registration": entry.registration, "registration_state": "active"}
+
     def sweep(self) -> None:
         if self.needs_sweep:
             self.needs_sweep = False
@@ -115,6 +138,7 @@ class Enforced:
             self.needs_sweep = True
         for entry in add:
             self.loaded[entry.registration] = entry
+            self._since[entry.registration] = now_ns
             self.knowledge.revive(entry.registration)
 
     def _schedule(self, entries: Iterable[Entry], now_ns: int) -> None:

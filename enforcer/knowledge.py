@@ -9,6 +9,7 @@ from typing import Any
 from enforcer.allowlist import Entry
 from enforcer.cells import PORTLESS, Index
 from enforcer.dataplanes import Stop
+from enforcer.decide import Lookup
 from enforcer.policy import Match
 
 _MOST_ENDED = 100_000  # the oldest are forgotten first
@@ -53,17 +54,19 @@ class Knowledge:
         return list(self._ended.values())
 
     def _find(self, stop: Stop) -> Ended | None:
-        src, dst = ip_address(stop.src or "0.0.0.0"), ip_address(stop.dst or "0.0.0.0")
-        if stop.protocol is not None:
-            kinds = {"l2tp": ("l2tp", "l2tp-ip"), "pptp": ("pptp", "gre")}.get(
-                stop.protocol, (stop.protocol,)
-            )
-        else:
-            kinds = _EVERY_KIND if stop.transport in ("udp", "tcp") else PORTLESS
-        for kind in kinds:
-            entry = self._index.find(
-                src.version, kind, int(src), stop.src_port, int(dst), stop.dst_port, None
-            )
-            if entry is not None:
-                return self._ended[entry.registration]
-        return None
+        entry = covering(self._index, stop)
+        return None if entry is None else self._ended[entry.registration]
+
+
+def covering(index: Lookup, stop: Stop) -> Entry | None:
+    """The entry whose ends and protocol are those of a stopped packet, whatever its validity; None without one."""
+    src, dst = ip_address(stop.src or "0.0.0.0"), ip_address(stop.dst or "0.0.0.0")
+    if stop.protocol is not None:
+        kinds = {"l2tp": ("l2tp", "l2tp-ip"), "pptp": ("pptp", "gre")}.get(stop.protocol, (stop.protocol,))
+    else:
+        kinds = _EVERY_KIND if stop.transport in ("udp", "tcp") else PORTLESS
+    for kind in kinds:
+        entry = index.find(src.version, kind, int(src), stop.src_port, int(dst), stop.dst_port, None)
+        if entry is not None:
+            return entry
+    return None

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from enforcer.agent import Agent
 from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.audit import Audit
+from enforcer.cells import Index
 from enforcer.clock import Clock
 from enforcer.config import Config
 from enforcer.dataplanes import Count, DataplaneError, Stop
@@ -38,6 +39,10 @@ class FakeDataplane:
     def _change(self):
         if self.broken is not None:
             raise self.broken
+
+    @property
+    def lookup(self):
+        return Index("subscriber+endpoint", self.held.values())
 
     def load(self, allowlist):
         self._change()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from enforcer.allowlist import Allowlist, Delta
-from enforcer.decide import Fallback
+from enforcer.decide import Fallback, Lookup
 
 
 class DataplaneError(Exception):
@@ -46,6 +46,11 @@ class Dataplane(Protocol):
     """The contract. Entries given to it are valid now and count under the policy: both are the caller's work (enforced.py)."""
 
     name: str
+
+    @property
+    def lookup(self) -> Lookup:
+        """What is loaded, made ready for lookups: what the kernel should find."""
+        ...
 
     def load(self, allowlist: Allowlist) -> None:
         """Enforce this list instead of whatever was loaded, in one step. Raises DataplaneError, TableFull."""
