@@ -57,8 +57,8 @@ class Agent:
         self.feed = Feed(config.feed_url)
         knowledge = Knowledge(policy.match)
         kind = "would-block" if policy.mode == "observe" or policy.action == "observe" else "block"
-        self.blocks = Blocks(audit, kind, knowledge.about, most_lines=config.audit_lines)
         self.enforced = Enforced(policy, dataplane, knowledge)
+        self.blocks = Blocks(audit, kind, self.enforced.about, most_lines=config.audit_lines)
         self.failures = Failures(policy, audit, dataplane)
         self._store = Store(config.state)
         ring, self._unused_rolls = _ring(key, self._store)
