@@ -157,7 +157,7 @@ class Judge:
         reason[is_exempt] = EXEMPT
         rest = np.flatnonzero(~is_exempt)
         now_ns = mine.start_ns if self.at_ns is None else np.full(len(mine), self.at_ns, np.int64)
-        for each in np.unique(code[rest]):
+        for each in np.flatnonzero(np.bincount(code[rest])):
             where = rest[code[rest] == each]
             found = RECOGNISED[each]
             assert found is not None

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from enforcer.allowlist import Entry
-from enforcer.capture import without_link_layer
 from enforcer.decide import Recognised
+from enforcer.link_layer import without_link_layer
 from enforcer.packet import ACK, RST, SYN, Packet, parse
 from enforcer.protocols import GRE, L2TP_IP, TCP, UDP
 from enforcer.replay.flows import FOREVER_NS, IDLE_CLOSED_NS, REASON_CODES, Decider, Known, Standing, final
