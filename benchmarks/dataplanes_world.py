@@ -30,15 +30,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def entry(index: int) -> Entry:
-    """The index-th entry of every list: one line to one endpoint, one cell. Every fourth is OpenVPN over UDP, over TCP."""
+    """The index-th entry of every list, made as the feed's are: one line to one endpoint, one cell.
+
+    Every fourth is OpenVPN over UDP, every fourth over TCP.
+    """
     line, endpoint, port, protocol = ends(index)
-    return Entry(
-        index + 1,
-        f"company-{index >> 3}",
-        (f"{dotted(line)}/32",),
-        (f"{dotted(endpoint)}/32",),
-        (port,),
-        (protocol,),
+    return Entry.from_json(
+        {
+            "registration": index + 1,
+            "registrant": f"company-{index >> 3}",
+            "subscriber_prefixes": [f"{dotted(line)}/32"],
+            "endpoint_prefixes": [f"{dotted(endpoint)}/32"],
+            "endpoint_ports": [port],
+            "protocols": [protocol],
+            "valid_from_ns": 0,
+            "valid_until_ns": None,
+        }
     )
 
 

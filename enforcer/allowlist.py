@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from enforcer.protocols import VPN_PROTOCOLS
+
+_Value = TypeVar("_Value", str, tuple[str, ...], tuple[int, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,11 @@ class Entry:
         try:
             entry = cls(
                 registration=int(data["registration"]),
-                registrant=str(data["registrant"]),
+                registrant=_shared(str(data["registrant"])),
                 subscriber_prefixes=_words(data["subscriber_prefixes"]),
-                endpoint_prefixes=_words(data["endpoint_prefixes"]),
-                endpoint_ports=tuple(int(port) for port in data["endpoint_ports"]),
-                protocols=_words(data["protocols"]),
+                endpoint_prefixes=_shared_endpoints(_words(data["endpoint_prefixes"])),
+                endpoint_ports=_shared(tuple(int(port) for port in data["endpoint_ports"])),
+                protocols=_shared(_words(data["protocols"])),
                 valid_from_ns=int(data["valid_from_ns"]),
                 valid_until_ns=None if data["valid_until_ns"] is None else int(data["valid_until_ns"]),
                 category=_word(data.get("category", "")),
@@ -118,6 +121,17 @@ def _word(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a word")
     return value
+
+
+# A million entries name few ports, protocols and endpoints: one object for all that are equal saves 250 bytes an entry.
+@lru_cache(maxsize=4096)
+def _shared(value: _Value) -> _Value:
+    return value
+
+
+@lru_cache(maxsize=1 << 18)
+def _shared_endpoints(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    return prefixes
 
 
 def _words(values: Any) -> tuple[str, ...]:

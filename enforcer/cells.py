@@ -228,6 +228,16 @@ class Index:
         return self.tables.setdefault(shape, {})
 
 
+def changed_ends(old: Index, new: Index) -> set[int]:
+    """Registrations that are in both, with other entries."""
+    changed = set()
+    for number, entry in new.entries.items():
+        before = old.entries.get(number, entry)
+        if before is not entry and before != entry:
+            changed.add(number)
+    return changed
+
+
 def find(
     allowlist: Allowlist,
     match: Match,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from enforcer.allowlist import Delta, Removal
-from enforcer.dataplanes import TableFull
+from enforcer.dataplanes import TableFull, nft
 from enforcer.dataplanes.nfqueue import NfqueueDataplane
 from enforcer.dataplanes.nft import NftDataplane
 from enforcer.decide import CLEAR, REVOKED
@@ -330,6 +330,48 @@ def test_loading_again_keeps_counters_and_live_flows_and_cuts_what_is_gone(lab):
     again.load(listing(entry()))
     assert again.is_alive()
     assert not delivered(lab, wireguard(4, line=OTHER_LINE))
+
+
+@NFT_ONLY
+@pytest.mark.parametrize("live_flows", ["cut", "let-finish"])
+def test_a_delta_that_outgrows_the_kernels_sets_gets_larger_ones(lab, monkeypatch, live_flows):
+    monkeypatch.setattr(nft, "_LEAST_ROOM", 2)
+    monkeypatch.setattr(nft, "_MANY", 9)
+    dataplane = Dataplane(lab, replace(STRICT, live_flows=live_flows, let_finish_ns=1))
+    lines = [{4: f"10.0.0.{number}", 6: f"fd00::{number}"} for number in range(20, 32)]
+    others = [entry(number, line) for number, line in enumerate(lines, 20)]
+    dataplane.load(listing(entry()))
+    for number, other in enumerate(others, 1):
+        dataplane.apply(Delta(number, number + 1, (other,), ()))
+    for line in (LINE, *lines):
+        assert delivered(lab, wireguard(4, 7777, line=line))
+    assert not delivered(lab, wireguard(4, 7777, line=OTHER_LINE))
+
+    dataplane.apply(Delta(20, 21, (), tuple(Removal(each.registration, "revoked") for each in others)))
+    for line in lines:
+        assert delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA, line=line)) == (
+            live_flows != "cut"
+        )
+        assert not delivered(lab, wireguard(4, 7778, line=line))
+    dataplane.revoke([each.registration for each in others])
+    for line in lines:
+        assert not delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA, line=line))
+    assert delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA))
+
+
+@NFT_ONLY
+def test_loading_again_cuts_flows_of_what_is_not_in_the_list_or_has_moved(lab):
+    dataplane = Dataplane(lab)
+    third = {4: "10.0.0.9", 6: "fd00::9"}
+    dataplane.load(listing(entry(), entry(8, OTHER_LINE), entry(9, third)))
+    for line in (LINE, OTHER_LINE, third):
+        assert delivered(lab, wireguard(4, 7777, line=line))
+
+    dataplane.load(listing(entry(), entry(9, {4: "10.0.0.10", 6: "fd00::10"})))
+
+    assert delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA))
+    for line in (OTHER_LINE, third):
+        assert not delivered(lab, wireguard(4, 7777, data=make.WIREGUARD_DATA, line=line))
 
 
 @NFT_ONLY

@@ -33,7 +33,7 @@ v4 = st.sampled_from(("10.0.0.1", "10.0.0.0", "10.0.0.9", "10.9.0.1", "10.9.0.3"
 v6 = st.sampled_from(("fd00::1", "fd00::2", "fd09::1", "fd09::", "2001:db8::1"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     match=st.sampled_from(("subscriber", "endpoint", "subscriber+endpoint")),
     steps=st.lists(st.tuples(st.booleans(), entries), max_size=8),
@@ -57,6 +57,18 @@ def test_the_index_agrees_with_looking_through_all(match, steps, data):
         now_ns = data.draw(st.sampled_from((0, 5, 7)))
         ends = (src.version, kind, int(src), ports[0], int(dst), ports[1], now_ns)
         assert index.find(*ends) == find(Allowlist(1, held), match, *ends)
+
+
+@settings(deadline=None)
+@given(
+    match=st.sampled_from(("subscriber", "endpoint", "subscriber+endpoint")),
+    some=st.lists(entries, max_size=6, unique_by=lambda entry: entry.registration),
+)
+def test_many_at_once_make_the_index_that_one_by_one_make(match, some):
+    index = Index(match)
+    for entry in some:
+        index.add(entry)
+    assert Index(match, some).tables == index.tables and Index(match, some).entries == index.entries
 
 
 @given(st.lists(entries, max_size=6, unique_by=lambda entry: entry.registration))

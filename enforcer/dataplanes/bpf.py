@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from enforcer.allowlist import Allowlist, Delta
-from enforcer.cells import Change, Index
+from enforcer.cells import Change, Index, changed_ends
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, bpf_maps, bpf_source, conntrack
 from enforcer.dataplanes.bpf_library import (
     IN,
@@ -114,7 +114,7 @@ class BpfDataplane:
             number: ACTIVE if number in index.entries else state for number, state in tables.states.items()
         }
         before = tables.replace(index, written, states)
-        changed = _changed(old, index)
+        changed = changed_ends(old, index)
         self._index, self._has_old_flows = index, False
         tables.take_out(old, before)
         self._attach()
@@ -282,16 +282,6 @@ class BpfDataplane:
             for flow in self._flow_states(numbers)
             if not conntrack.names_ends(self._index.entries[flow.mark], self._policy.match, _tracked(flow))
         )
-
-
-def _changed(old: Index, new: Index) -> set[int]:
-    """Registrations that are in both, with other ends."""
-    changed = set()
-    for number, entry in new.entries.items():
-        before = old.entries.get(number, entry)
-        if before is not entry and before != entry:
-            changed.add(number)
-    return changed
 
 
 def refuse(policy: Policy, inside: tuple[str, ...]) -> None:

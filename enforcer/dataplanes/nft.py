@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
-from enforcer.cells import Change, Index, PackedKey, Shape
+from enforcer.cells import Change, Index, PackedKey, Shape, changed_ends
 from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, elements, ruleset
 from enforcer.dataplanes.libnft import Nft
 from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
 from enforcer.dataplanes.nflog import NfLog
-from enforcer.decide import EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback, Lookup
+from enforcer.decide import CLEAR, EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback, Lookup
 from enforcer.policy import Policy
 
 TABLE = "inet allowlist"
@@ -30,6 +30,8 @@ _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _NFPROTO_INET = 1
 
 _UNSETTLED = (UNJUDGED, EXEMPT, *JUDGED_AGAIN)  # marks of no registration, for the set `cut`
+_LEAST_ROOM = 1024
+_MANY = 8192  # marks in the set `cut`; its table stays in a processor's cache
 _FEW = 8  # marks: so many listings sieved by the kernel cost less than one of everything
 
 
@@ -58,7 +60,8 @@ class NftDataplane:
                 "CONFIG_NETFILTER_NETLINK_LOG"
             ) from error
         self._index = Index(policy.match)
-        self._shapes: set[Shape] = set()
+        self._room: dict[Shape, int] = {}  # of the generation's maps, by shape
+        self._cut_room = 0
         self._chains: dict[str, list[str]] = {}
         self._generation = ""
         self._fallback: Fallback = "keep"
@@ -75,26 +78,44 @@ class NftDataplane:
         return self._index
 
     def load(self, allowlist: Allowlist) -> None:
-        index = Index(self._policy.match, allowlist.entries.values())
+        index, old = Index(self._policy.match, allowlist.entries.values()), self._index
         self._check_size(index)
+        finishing = {number for number in self._finishing if number not in index.entries}
+        ended = {number for number in old.entries if number not in index.entries}
+        self._replace(index, ended | self._cut, finishing)
+        changed = changed_ends(old, index)
+        if changed:
+            self._recheck(changed)
+
+    def _replace(self, index: Index, cut: set[int], finishing: set[int]) -> None:
+        """A new generation with this index in force instead of the old one; flows of these registrations are cut."""
         generation = f"{time.time_ns():x}"
-        shapes = set(index.tables)
+        room = {shape: max(_LEAST_ROOM, 2 * len(table)) for shape, table in index.tables.items()}
         old_sets, old_chains = self._names(_GET_SET, _SET_NAME), self._names(_GET_CHAIN, _CHAIN_NAME)
-        maps = [ruleset.add_map(shape, generation, TABLE) for shape in shapes]
+        maps = [ruleset.add_map(shape, generation, TABLE, most) for shape, most in room.items()]
+        is_first, is_many = not self._generation, len(cut) > _MANY
         try:
             self._nft.run("\n".join([f"add table {TABLE}", *maps]))
             self._fill(index, generation)
-            finishing = {number for number in self._finishing if number not in index.entries}
-            cut = self._stale_marks(index) - finishing
-            chains = ruleset.chains(self._policy, shapes, generation, self._fallback, self._log_group)
-            self._nft.run(
-                "\n".join(self._switch(chains, cut, finishing, _stale(old_sets, generation), old_chains))
-            )
+            if is_first:  # what an earlier agent left
+                cut = cut | self._live_marks()
+            elif is_many:  # those without flows need not be in the kernel's set
+                cut = cut & self._live_marks()
+            cut = cut - index.entries.keys() - finishing
+            cut_room = max(_MANY, len(_UNSETTLED) + 2 * len(cut))
+            self._nft.run(ruleset.add_cut(generation, TABLE, cut_room))
+            chains = ruleset.chains(self._policy, room, generation, self._fallback, self._log_group)
+            stale = _stale(old_sets, generation)
+            self._nft.run("\n".join(self._switch(generation, chains, cut, finishing, stale, old_chains)))
         except DataplaneError:
-            self._drop_generation(shapes, generation)
+            self._drop_generation(generation)
             raise
-        self._index, self._shapes, self._chains, self._generation = index, shapes, chains, generation
-        self._cut, self._finishing = cut, finishing
+        self._index, self._room, self._chains, self._generation = index, room, chains, generation
+        self._cut, self._cut_room, self._finishing = cut, cut_room, finishing
+        if is_first or is_many:  # flows that began after the kernel was asked for marks
+            stopped = self._live_marks() - index.entries.keys() - cut - finishing
+            for entry in self._tracked(stopped):
+                conntrack.set_mark(self._netfilter, entry, REVOKED)
 
     def apply(self, delta: Delta) -> None:
         gone = {removal.registration for removal in delta.remove} & self._index.entries.keys()
@@ -112,11 +133,16 @@ class NftDataplane:
             for entry in delta.add:
                 changes += self._index.add(entry)
             self._check_size(self._index)
-            self._nft.run("\n".join(self._commands(changes, ended, added)))
+            if self._has_room(len(ended) if self._policy.live_flows == "cut" else 0):
+                self._nft.run("\n".join(self._commands(changes, ended, added)))
+                self._remember(ended, added)
+            elif self._policy.live_flows == "cut":
+                self._replace(self._index, self._cut | ended, self._finishing - added)
+            else:
+                self._replace(self._index, set(self._cut), (self._finishing | ended) - added)
         except DataplaneError:
             self._undo(delta.add, removed)
             raise
-        self._remember(ended, added)
         # A registration that has new ends may have live flows at its old ones.
         rechecked = added & (self._cut | self._finishing | {entry.registration for entry in removed})
         self._cut -= added
@@ -126,10 +152,13 @@ class NftDataplane:
 
     def revoke(self, registrations: Iterable[int]) -> None:
         ending = [number for number in registrations if number not in self._index.entries]
-        if not ending:
+        if not ending or not self._generation:
             return
         finishing = [number for number in ending if number in self._finishing]
-        commands = [_elements("add", "cut", ending)]
+        if not self._has_room(len(ending)):
+            self._replace(self._index, self._cut | set(ending), self._finishing - set(ending))
+            return
+        commands = [_elements("add", ruleset.cut_name(self._generation), ending)]
         if finishing:
             commands.append(_elements("delete", "finishing", finishing))
         self._nft.run("\n".join(commands))
@@ -141,8 +170,8 @@ class NftDataplane:
             return
         self._fallback = fallback
         if self._chains:
-            self._nft.run("\n".join(self._chain_changes(self._shapes)))
-            self._adopt_chains(self._shapes)
+            self._nft.run("\n".join(self._chain_changes(self._room)))
+            self._adopt_chains(self._room)
 
     def beat(self) -> None:
         seconds = max(1, -(-self._policy.on_failure.agent_dead_after_ns // 1_000_000_000))
@@ -162,7 +191,7 @@ class NftDataplane:
         for entry in self._tracked(marks):
             swept += conntrack.set_mark(self._netfilter, entry, REVOKED)
         if marks:
-            self._nft.run(_elements("delete", "cut", sorted(marks)))
+            self._nft.run(_elements("delete", ruleset.cut_name(self._generation), sorted(marks)))
             self._cut -= marks
         return swept
 
@@ -215,8 +244,15 @@ class NftDataplane:
                 f"the allowlist has {index.count()} cells; this dataplane takes at most {self._most_cells}"
             )
 
+    def _has_room(self, marks: int) -> bool:
+        """Whether the index, as it is now, and so many marks more to cut go into the sets of this generation."""
+        return len(_UNSETTLED) + len(self._cut) + marks <= self._cut_room and all(
+            len(table) <= self._room.get(shape, len(table)) for shape, table in self._index.tables.items()
+        )
+
     def _switch(
         self,
+        generation: str,
         chains: dict[str, list[str]],
         cut: set[int],
         finishing: set[int],
@@ -230,9 +266,8 @@ class NftDataplane:
             yield f"add chain {TABLE} {chain}"
         for chain in {*old_chains, *chains}:
             yield f"flush chain {TABLE} {chain}"
-        yield f"flush set {TABLE} cut"
         yield f"flush set {TABLE} finishing"
-        yield _elements("add", "cut", [*_UNSETTLED, *cut])
+        yield _elements("add", ruleset.cut_name(generation), [*_UNSETTLED, *cut])
         if finishing:
             yield _elements("add", "finishing", finishing)
         for chain, rules in chains.items():
@@ -242,7 +277,7 @@ class NftDataplane:
             if chain not in chains:
                 yield f"delete chain {TABLE} {chain}"
         for name in stale_maps:
-            yield f"delete map {TABLE} {name}"
+            yield _delete(name)
 
     def _commands(self, changes: list[Change], ended: set[int], added: set[int]) -> Iterator[str]:
         """One delta as a transaction."""
@@ -250,9 +285,9 @@ class NftDataplane:
         for change in changes:
             first = final.get((change.shape, change.key), (change.before, None))[0]
             final[change.shape, change.key] = (first, change.after)
-        new = {shape for shape, _ in final if shape not in self._shapes}
-        for shape in new:
-            yield ruleset.add_map(shape, self._generation, TABLE)
+        new = self._new_room()
+        for shape, room in new.items():
+            yield ruleset.add_map(shape, self._generation, TABLE, room)
         deletes: dict[Shape, list[str]] = {}
         adds: dict[Shape, list[str]] = {}
         for (shape, key), (before, after) in final.items():
@@ -268,22 +303,29 @@ class NftDataplane:
                 name = ruleset.map_name(shape, self._generation)
                 yield f"{verb} element {TABLE} {name} {{ {', '.join(texts)} }}"
         if new:
-            yield from self._chain_changes(self._shapes | new)
-        live = "cut" if self._policy.live_flows == "cut" else "finishing"
+            yield from self._chain_changes(self._room | new)
+        cut = ruleset.cut_name(self._generation)
         if ended:
-            yield _elements("add", live, ended)
-        for name, held in (("cut", self._cut), ("finishing", self._finishing)):
+            yield _elements("add", cut if self._policy.live_flows == "cut" else "finishing", ended)
+        for name, held in ((cut, self._cut), ("finishing", self._finishing)):
             if held & added:
                 yield _elements("delete", name, held & added)
 
+    def _new_room(self) -> dict[Shape, int]:
+        """Room for shapes of the index that have no map yet."""
+        tables = self._index.tables
+        return {
+            shape: max(_LEAST_ROOM, 2 * len(tables[shape])) for shape in tables if shape not in self._room
+        }
+
     def _remember(self, ended: set[int], added: set[int]) -> None:
-        new = set(self._index.tables) - self._shapes
+        new = self._new_room()
         if new:
-            self._shapes |= new
-            self._adopt_chains(self._shapes)
+            self._room |= new
+            self._adopt_chains(self._room)
         (self._cut if self._policy.live_flows == "cut" else self._finishing).update(ended)
 
-    def _chain_changes(self, shapes: set[Shape]) -> Iterator[str]:
+    def _chain_changes(self, shapes: Iterable[Shape]) -> Iterator[str]:
         chains = ruleset.chains(self._policy, shapes, self._generation, self._fallback, self._log_group)
         for chain, rules in chains.items():
             if rules != self._chains.get(chain):
@@ -291,7 +333,7 @@ class NftDataplane:
                 for rule in rules:
                     yield f"add rule {TABLE} {chain} {rule}"
 
-    def _adopt_chains(self, shapes: set[Shape]) -> None:
+    def _adopt_chains(self, shapes: Iterable[Shape]) -> None:
         self._chains = ruleset.chains(self._policy, shapes, self._generation, self._fallback, self._log_group)
 
     def _undo(self, added: Iterable[Entry], removed: Iterable[Entry]) -> None:
@@ -300,13 +342,11 @@ class NftDataplane:
         for entry in removed:
             self._index.add(entry)
 
-    def _drop_generation(self, shapes: set[Shape], generation: str) -> None:
-        """Take away the maps of a load that failed; what was in force before still is."""
-        there = set(self._names(_GET_SET, _SET_NAME))
-        names = [ruleset.map_name(shape, generation) for shape in shapes]
-        doomed = [f"delete map {TABLE} {name}" for name in names if name in there]
+    def _drop_generation(self, generation: str) -> None:
+        """Take away the sets of a load that failed; what was in force before still is."""
+        doomed = [name for name in self._names(_GET_SET, _SET_NAME) if name.endswith(f".{generation}")]
         if doomed:
-            self._nft.run("\n".join(doomed))
+            self._nft.run("\n".join(map(_delete, doomed)))
 
     def _recheck(self, numbers: set[int]) -> None:
         """Stop live flows of these registrations that their entries no longer cover."""
@@ -321,10 +361,9 @@ class NftDataplane:
             return [entry for mark in marks for entry in conntrack.tracked(self._netfilter, mark)]
         return [entry for entry in conntrack.tracked(self._netfilter) if entry.mark in marks]
 
-    def _stale_marks(self, index: Index) -> set[int]:
-        """Marks of live flows whose registration is not in the list: what an earlier agent, or a revocation, left."""
-        marks = {entry.mark for entry in conntrack.tracked(self._netfilter)}
-        return {mark for mark in marks if mark < 1 << 31 and mark not in index.entries}
+    def _live_marks(self) -> set[int]:
+        """Registrations that have live flows."""
+        return {entry.mark for entry in conntrack.tracked(self._netfilter) if entry.mark < CLEAR}
 
     def _names(self, kind: int, name: int) -> list[str]:
         return [
@@ -345,6 +384,10 @@ class NftDataplane:
 
 def _elements(verb: str, name: str, marks: Iterable[int]) -> str:
     return f"{verb} element {TABLE} {name} {{ {', '.join(f'{mark:#x}' for mark in marks)} }}"
+
+
+def _delete(name: str) -> str:
+    return f"delete {'set' if name.startswith('cut.') else 'map'} {TABLE} {name}"
 
 
 def _stale(names: Iterable[str], generation: str) -> list[str]:
