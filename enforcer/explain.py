@@ -1,27 +1,132 @@
-"""Answers in sentences: why something was blocked (from an audit), and what would be decided (from a policy and a snapshot)."""
+"""Answers in sentences: why something was stopped (from an audit), together with what is decided (explain_flow)."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from enforcer.allowlist import Allowlist, Entry
 from enforcer.audit import read
-from enforcer.cells import Index
 from enforcer.conditions import CONDITIONS
-from enforcer.decide import REASONS, Flow, decide
-from enforcer.packet import SYN, Packet
-from enforcer.policy import load_policy
-from enforcer.protocols import AH, ESP, GRE, GRE_PPTP_TYPE, L2TP_IP, TCP, UDP
+from enforcer.decide import REASONS
+from enforcer.explain_flow import Answer, answer
+from enforcer.explain_near import entry_words
+from enforcer.known import Known
+from enforcer.privacy import is_word, names
+from enforcer.protocols import TCP_PORTS, UDP_PORTS
+from enforcer.question import PROTOCOLS, questions
 from enforcer.units import parse_duration
 
 _MOST_ANSWERS = 20
-_NUMBERS = {"tcp": TCP, "udp": UDP, "esp": ESP, "ah": AH, "gre": GRE, "l2tp": L2TP_IP}
+
+
+@dataclass(slots=True)
+class Stopped:
+    """Stopped packets of one kind between two ends: the line of the first, how many, and what lasted at the last."""
+
+    line: dict[str, Any]
+    count: int
+    first: str
+    last: str
+    serial: int | None
+    lasting: dict[str, str]
+    covering: str = ""
+    """The registration that covers it in the list, when one does although it was stopped as unregistered."""
+
+    def to_json(self) -> dict[str, Any]:
+        keys = ("kind", "reason", "protocol", "transport", "src", "dst", "registration", "registration_state")
+        return {key: self.line.get(key) for key in keys} | {
+            "port": _service_port(self.line) or None,
+            "count": self.count,
+            "first": self.first,
+            "last": self.last,
+            "serial": self.serial,
+            "conditions": self.lasting,
+            "covering": self.covering or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What an audit says about two ends (or one). asked: how people named them; when: "" or " within 30s of …"."""
+
+    found: tuple[Stopped, ...]
+    asked: str
+    when: str
+
+    def text(self) -> str:
+        if not self.found:
+            return (
+                f"This enforcer's audit has no block of {self.asked}{self.when}. "
+                "If packets were lost then, it was not this enforcer that stopped them."
+            )
+        more = len(self.found) - _MOST_ANSWERS
+        texts = [_sentence(each) for each in self.found[:_MOST_ANSWERS]]
+        return "\n\n".join([*texts, f"… and {more} more"] if more > 0 else texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that is said to one question. at: the time that was asked about, as written."""
+
+    answers: tuple[Answer, ...]
+    known: Known | None
+    stops: Stops | None
+    at: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        known = self.known
+        return {
+            "policy": known.policy.name if known else None,
+            "mode": known.policy.mode if known else None,
+            "serial": known.allowlist.serial if known else None,
+            "list": known.source if known else None,
+            "is_running": known.is_running if known else None,
+            "conditions": known.lasting if known else {},
+            "answers": [each.to_json() for each in self.answers],
+            "stopped": [each.to_json() for each in self.stops.found] if self.stops else None,
+        }
+
+    def text(self) -> str:
+        parts = list(self._decided()) if self.known else []
+        if self.stops is not None:
+            parts.append(self.stops.text())
+        return "\n\n".join(parts)
+
+    def _decided(self) -> Iterator[str]:
+        known = self.known
+        assert known is not None
+        when = f" at {self.at}, by the list as it is now" if self.at else ""
+        state = ""
+        if known.is_running:
+            state = "; the enforcer runs" + (
+                f", and says: {', '.join(known.lasting)}" if known.lasting else ""
+            )
+        first = self.answers[0].asked.packet
+        yield (
+            f"From {first.src_text} to {first.dst_text}{when}, under policy {known.policy.name!r} ({known.policy.mode}), "
+            f"serial {known.allowlist.serial} ({known.source}{state}):"
+        )
+        groups: dict[tuple[Any, ...], list[Answer]] = {}
+        for each in self.answers:
+            groups.setdefault((each.verdict.action, each.rule, each.why), []).append(each)
+        for (action, rule, why), members in groups.items():
+            titles = ", ".join(each.asked.title for each in members)
+            lines = [
+                f"{titles}: {'passes' if action == 'pass' else action} ({members[0].verdict.reason}), by {rule!r}: {why}."
+            ]
+            lines += [f"  note: {note}." for note in members[0].notes]
+            if len({each.changes for each in members}) > 1:
+                lines.append(
+                    "  What would have to change differs; ask about one: --proto " + members[0].asked.name
+                )
+            elif members[0].changes:
+                lines.append("  For it to pass, one of these:")
+                lines += [f"  - {change}" for change in members[0].changes]
+            yield "\n".join(lines)
 
 
 def reasons() -> str:
@@ -30,15 +135,27 @@ def reasons() -> str:
     return "\n".join(f"{word:<{width}}  {meaning}" for word, meaning in REASONS.items())
 
 
-def explain_audit(audit: Path, src: str | None, dst: str | None, at: str | None, around: str) -> str:
-    """Why packets between these addresses were stopped, in either direction. Raises ValueError, OSError."""
-    ends = {str(ip_address(each)) for each in (src, dst) if each}
+def stopped(
+    audit: Path,
+    src: str | None,
+    dst: str | None,
+    at_ns: int | None,
+    around: str,
+    key: bytes | None = None,
+    known: Known | None = None,
+) -> Stops:
+    """What was stopped between these ends, in either direction; each is an address, or its word in an audit with keyed words.
+
+    key: of such an audit. known: the list to compare with. Raises ValueError, OSError.
+    """
+    ends = [each if is_word(each) else _address(each) for each in (src, dst) if each]
     if not ends:
-        raise ValueError("write --src ADDRESS, --dst ADDRESS or both")
-    centre_ns, width_ns = (_unix_ns(at) if at else None), parse_duration(around)
+        raise ValueError("write SRC and DST, or --src ADDRESS, --dst ADDRESS or both")
+    width_ns = parse_duration(around)
     serial: int | None = None
     lasting: dict[str, str] = {}
-    flows: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, None, None, None])
+    found: dict[tuple[Any, ...], Stopped] = {}
+    has_words = False
     for line in read(audit):
         kind = line["kind"]
         if kind == "applied":
@@ -49,146 +166,33 @@ def explain_audit(audit: Path, src: str | None, dst: str | None, at: str | None,
             lasting.pop(line["condition"], None)
         elif kind == "started":
             lasting.clear()
-        if kind not in ("block", "would-block") or not ends <= {line["src"], line["dst"]}:
+        if kind not in ("block", "would-block"):
             continue
-        if centre_ns is not None and abs(line["realtime_ns"] - centre_ns) > width_ns:
+        has_words = has_words or is_word(line["src"])
+        if not _is_between(line, ends, key) or (
+            at_ns is not None and abs(line["realtime_ns"] - at_ns) > width_ns
+        ):
             continue
-        key = (
-            kind,
-            line["reason"],
-            line["protocol"],
-            line["transport"],
-            line["src"],
-            line["dst"],
-            _service_port(line),
-            line["registration"],
-            line["registration_state"],
-        )
-        flow = flows[key]
-        flow[0] += line["count"]
-        flow[1] = flow[1] or line["time"]
-        flow[2] = line["time"]
-        flow[3] = (serial, dict(lasting))
-    if not flows:
-        when = f" within {around} of {at}" if at else ""
-        return (
-            f"This enforcer's audit has no block of {' and '.join(sorted(ends))}{when}. "
-            "If packets were lost then, it was not this enforcer that stopped them."
-        )
-    answers = [_sentence(key, *flow) for key, flow in flows.items()]
-    more = [f"… and {len(answers) - _MOST_ANSWERS} more"] if len(answers) > _MOST_ANSWERS else []
-    return "\n\n".join([*answers[:_MOST_ANSWERS], *more])
-
-
-def explain_packet(text: str, policy_file: Path, snapshot_file: Path | None) -> str:
-    """What would be decided about the first packet of a flow. Raises FileError, ValueError, OSError."""
-    policy = load_policy(policy_file)
-    entries = _entries(snapshot_file) if snapshot_file else {}
-    packet = _packet(text)
-    verdict = decide(packet, Flow(), Allowlist(0, entries), policy, time.time_ns())
-    lines = [f"{text}: {verdict.action} ({verdict.reason}: {REASONS[verdict.reason]})."]
-    if verdict.protocol:
-        lines.append(f"It is taken for {verdict.protocol}, under policy {policy.name!r} ({policy.mode}).")
-    else:
-        lines.append(
-            "Its addresses and ports do not show a VPN; a first message of a VPN protocol inside it might."
-            if "first-packets" in policy.recognise_by
-            else "Its addresses and ports do not show a VPN."
-        )
-    if verdict.registration is not None:
-        entry = entries[verdict.registration]
-        lines.append(f"Registration {entry.registration} of {entry.registrant} covers it.")
-    elif verdict.reason == "unregistered":
-        lines += _near_misses(packet, entries)
-    return "\n".join(lines)
-
-
-def _sentence(key: tuple[Any, ...], count: int, first: str, last: str, state: Any) -> str:
-    kind, reason, protocol, transport, src, dst, port, registration, registration_state = key
-    serial, lasting = state
-    what = f"{protocol or 'VPN'} packet{'s' if count != 1 else ''} ({transport}{f', port {port}' if port else ''})"
-    did = "blocked" if kind == "block" else "would have been blocked (the policy only observes)"
-    when = first if first == last else f"from {first} to {last}"
-    lines = [f"{count} {what} from {src} to {dst} {'were' if count != 1 else 'was'} {did}, {when}."]
-    lines.append(f"Reason: {reason}: {REASONS.get(reason, 'a word this version does not know')}.")
-    if registration is not None:
-        lines.append(
-            f"Registration {registration} covered this flow once; by then it was {registration_state}."
-        )
-    elif reason == "unregistered":
-        lines.append("No registration known to this enforcer, active or ended, covers these two ends.")
-    if serial is not None:
-        lines.append(f"The allowlist in force was that of serial {serial}.")
-    for condition, behaviour in lasting.items():
-        lines.append(
-            f"At that time: {condition} ({CONDITIONS.get(condition, '')}); the policy says {behaviour}."
-        )
-    return " ".join(lines)
-
-
-def _service_port(line: dict[str, Any]) -> int:
-    """The port that tells a flow's service: the lower one, for clients take high ones."""
-    ports = [port for port in (line["src_port"], line["dst_port"]) if port]
-    return min(ports) if ports else 0
-
-
-def _near_misses(packet: Packet, entries: dict[int, Entry]) -> list[str]:
-    """Registrations of one of the two ends: what most people get wrong."""
-    lines = []
-    for match, what in (("subscriber", "the line"), ("endpoint", "the endpoint")):
-        index = Index(match, entries.values())  # type: ignore[arg-type]
-        for kind in ("wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "esp", "ah", "gre", "l2tp", "pptp"):
-            entry = index.find(
-                packet.version, kind, packet.src, packet.src_port, packet.dst, packet.dst_port, None
-            )
-            if entry is not None:
-                protocols = ", ".join(entry.protocols) or "any protocol"
-                lines.append(
-                    f"Registration {entry.registration} of {entry.registrant} names {what}, for {protocols} to "
-                    f"{', '.join(entry.endpoint_prefixes)} ports {list(entry.endpoint_ports) or 'any'} "
-                    f"from {', '.join(entry.subscriber_prefixes)}."
-                )
-                break
-    return lines
-
-
-def _packet(text: str) -> Packet:
-    words = text.split()
-    if len(words) not in (3, 4) or words[2].lower() not in _NUMBERS:
+        group = (*(line[word] for word in _GROUPED), _service_port(line))
+        each = found.setdefault(group, Stopped(line, 0, line["time"], line["time"], serial, {}))
+        each.count += line["count"]
+        each.last, each.serial, each.lasting = line["time"], serial, dict(lasting)
+    if has_words and not found and key is None and not any(map(is_word, ends)):
         raise ValueError(
-            f"{text!r} is not a packet; write 'SRC DST udp PORT', 'SRC DST tcp PORT' or 'SRC DST esp'"
+            f"{audit} has keyed words for addresses; write --audit-key FILE (the enforcer's audit-key), or a word of it such as h:0123456789abcdef"
         )
-    src, dst = ip_address(words[0]), ip_address(words[1])
-    if src.version != dst.version:
-        raise ValueError(f"{src} and {dst} are not of the same family")
-    number = _NUMBERS[words[2].lower()]
-    if (number in (TCP, UDP)) != (len(words) == 4):
-        raise ValueError(f"{text!r}: udp and tcp need a port, the others have none")
-    payload = bytes([0, 1]) + GRE_PPTP_TYPE.to_bytes(2, "big") if number == GRE else b""
-    port = int(words[3]) if len(words) == 4 else 0
-    return Packet(
-        src.version,
-        int(src),
-        int(dst),
-        number,
-        src_port=49152 if port else 0,  # the first of the dynamic ports (RFC 6335)
-        dst_port=port,
-        tcp_flags=SYN if number == TCP else 0,
-        payload=payload,
+    for each in found.values():
+        each.covering = _covering(each, src, dst, known)
+    when = (
+        f" within {around} of {datetime.fromtimestamp(at_ns / 1e9, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if at_ns is not None
+        else ""
     )
+    return Stops(tuple(found.values()), " and ".join(sorted(ends)), when)
 
 
-def _entries(path: Path) -> dict[int, Entry]:
-    data = json.loads(path.read_text("utf-8"))
-    if "body" in data:
-        data = json.loads(data["body"])
-    if "entries" not in data:
-        raise ValueError(f"{path}: not a snapshot; it has no entries")
-    entries = [Entry.from_json(entry) for entry in data["entries"]]
-    return {entry.registration: entry for entry in entries}
-
-
-def _unix_ns(text: str) -> int:
+def unix_ns(text: str) -> int:
+    """A time as people write it. Raises ValueError."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
@@ -196,3 +200,87 @@ def _unix_ns(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1_000_000_000)
+
+
+_GROUPED = ("kind", "reason", "protocol", "transport", "src", "dst", "registration", "registration_state")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an address; write one such as 203.0.113.7 or 2001:db8::7"
+        ) from None
+
+
+def _is_between(line: dict[str, Any], ends: list[str], key: bytes | None) -> bool:
+    if len(ends) == 1:
+        return names(line["src"], ends[0], key) or names(line["dst"], ends[0], key)
+    return any(
+        names(line["src"], one, key) and names(line["dst"], other, key)
+        for one, other in (ends, reversed(ends))
+    )
+
+
+def _covering(found: Stopped, src: str | None, dst: str | None, known: Known | None) -> str:
+    """The registration that covers what was stopped as unregistered, by the list as it is now."""
+    line = found.line
+    if line["reason"] != "unregistered" or known is None:
+        return ""
+    ends = [end for end in (src, dst) if end and not is_word(end)]
+    if len(ends) < 2:
+        ends = [line["src"], line["dst"]]
+    protocol = line["protocol"] if line["protocol"] in PROTOCOLS else line["transport"]
+    port = _service_port(line) if line["transport"] in ("udp", "tcp") else None
+    try:
+        asked = questions(ends[0], ends[1], protocol, port, known.policy)
+    except ValueError:  # ends that are networks or words
+        return ""
+    answers = [answer(each, known, line["realtime_ns"], "keep") for each in asked]
+    return next((entry_words(each.entry) for each in answers if each.entry is not None), "")
+
+
+def _sentence(found: Stopped) -> str:
+    line, count = found.line, found.count
+    port = _service_port(line)
+    what = f"{line['protocol'] or 'VPN'} packet{'s' if count != 1 else ''} ({line['transport']}{f', port {port}' if port else ''})"
+    did = "blocked" if line["kind"] == "block" else "would have been blocked (the policy only observes)"
+    when = found.first if found.first == found.last else f"from {found.first} to {found.last}"
+    lines = [
+        f"{count} {what} from {line['src']} to {line['dst']} {'were' if count != 1 else 'was'} {did}, {when}."
+    ]
+    lines.append(
+        f"Reason: {line['reason']}: {REASONS.get(line['reason'], 'a word this version does not know')}."
+    )
+    state = line["registration_state"]
+    if line["registration"] is not None and state == "active":
+        lines.append(
+            f"But registration {line['registration']} covers it, and was active: the kernel's table differed from the list. That is a "
+            "malfunction, not the policy; `enforcer reload` loads the list again."
+        )
+    elif line["registration"] is not None:
+        lines.append(f"Registration {line['registration']} covered this flow once; by then it was {state}.")
+    elif found.covering:
+        lines.append(
+            f"The list covers it now, by {found.covering}: either that came later than this, or the kernel's table differed from "
+            "the list (then `enforcer reload` loads it again)."
+        )
+    elif line["reason"] == "unregistered":
+        lines.append("No registration that has ended covered these two ends, as far as this enforcer knew.")
+    if found.serial is not None:
+        lines.append(f"The allowlist in force was that of serial {found.serial}.")
+    for condition, behaviour in found.lasting.items():
+        lines.append(
+            f"At that time: {condition} ({CONDITIONS.get(condition, '')}); the policy says {behaviour}."
+        )
+    if "/" in line["src"]:
+        lines.append("The audit keeps networks, not addresses: others of these networks may be meant.")
+    return " ".join(lines)
+
+
+def _service_port(line: dict[str, Any]) -> int:
+    """The port that tells a flow's service: a documented one, else the lower one, for clients take high ones."""
+    ports = [port for port in (line["dst_port"], line["src_port"]) if port]
+    documented = UDP_PORTS if line["transport"] == "udp" else TCP_PORTS
+    return next((port for port in ports if port in documented), min(ports, default=0))

@@ -8,9 +8,10 @@ from ipaddress import ip_address
 
 from enforcer.allowlist import Allowlist, Entry
 from enforcer.decide import Flow, Verdict, decide
+from enforcer.first_bytes import PPTP_GRE, first_bytes
 from enforcer.packet import ACK, Packet
 from enforcer.policy import Policy
-from enforcer.protocols import AH, ESP, FIRST_MESSAGES, GRE, ICMP, ICMPV6, TCP, UDP, FirstMessage
+from enforcer.protocols import AH, ESP, GRE, ICMP, ICMPV6, TCP, UDP
 from testbed.records import FlowRecord
 
 _NUMBERS = {"udp": UDP, "tcp": TCP, "icmp": ICMP, "icmpv6": ICMPV6, "esp": ESP, "ah": AH, "gre": GRE}
@@ -73,22 +74,5 @@ def first_packet(flow: FlowRecord) -> Packet:
 
 def _payload(flow: FlowRecord) -> bytes:
     if flow.transport == "gre":
-        return bytes((0x20, 0x01, 0x88, 0x0B, 0, 0, 0, 0))  # RFC 2637 section 4.1
-    for message in FIRST_MESSAGES:
-        if (
-            message.protocol == flow.protocol
-            and message.transport == flow.transport
-            and not message.from_server
-        ):
-            return _bytes(message)
-    return _PLAIN.get(flow.probe, bytes(8))
-
-
-def _bytes(message: FirstMessage) -> bytes:
-    fields = [field for field in message.fields if not field.is_absent]
-    least = max((field.offset + field.size for field in fields), default=1)
-    data = bytearray(message.lengths[0] if message.lengths else least)
-    data.extend(bytes(max(0, least - len(data))))
-    for field in fields:
-        data[field.offset : field.offset + field.size] = field.values[0].to_bytes(field.size, "big")
-    return bytes(data)
+        return PPTP_GRE
+    return first_bytes(flow.protocol, flow.transport) or _PLAIN.get(flow.probe, bytes(8))
