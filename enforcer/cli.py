@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from enforcer.explain_command import explain
 from enforcer.policy_commands import check, schema
 from enforcer.replay.command import replay
 from enforcer.yamlfile import FileError
@@ -32,6 +33,7 @@ def main() -> None:
 
 main.add_command(replay)
 main.add_command(check)
+main.add_command(explain)
 main.add_command(schema)
 
 _config = click.option(
@@ -84,43 +86,6 @@ def metrics(config_file: Path) -> None:
 def reload(config_file: Path) -> None:
     """Load the whole list into the kernel again."""
     click.echo(f"loaded again: serial {_ask(config_file, 'reload')['serial']}")
-
-
-@main.command()
-@click.option(
-    "--audit", "audit_file", type=click.Path(path_type=Path), help="an audit file: why was this blocked?"
-)
-@click.option("--src", help="the address the packets came from")
-@click.option("--dst", help="the address they went to")
-@click.option("--at", help="when: 2024-11-10T16:00:00Z; blocks within --around of it")
-@click.option("--around", default="30s", show_default=True, help="how far from --at")
-@click.option(
-    "--policy", "policy_file", type=click.Path(path_type=Path), help="a policy: what would be decided?"
-)
-@click.option(
-    "--snapshot", "snapshot_file", type=click.Path(path_type=Path), help="a feed snapshot, signed or not"
-)
-@click.option("--packet", help='a packet without a flow yet: "SRC DST udp|tcp PORT", "SRC DST esp|ah|gre"')
-@click.option("--reasons", is_flag=True, help="list the words for reasons and what they mean")
-def explain(reasons: bool, **options: Any) -> None:
-    """Say why something was blocked (--audit), or what would be decided (--packet with --policy and --snapshot)."""
-    from enforcer import explain as words
-
-    try:
-        if reasons:
-            text = words.reasons()
-        elif options["audit_file"]:
-            keys = ("src", "dst", "at", "around")
-            text = words.explain_audit(options["audit_file"], **{key: options[key] for key in keys})
-        elif options["packet"] and options["policy_file"]:
-            text = words.explain_packet(options["packet"], options["policy_file"], options["snapshot_file"])
-        else:
-            raise Problem(
-                "write --audit FILE --src ADDRESS, or --packet '…' --policy FILE --snapshot FILE, or --reasons"
-            )
-    except (FileError, ValueError, OSError) as error:
-        raise Problem(str(error)) from error
-    click.echo(text)
 
 
 @main.command()
