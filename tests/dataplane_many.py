@@ -10,7 +10,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from enforcer.allowlist import Allowlist, Delta, Removal
+from enforcer.allowlist import Allowlist
 from enforcer.cells import Index
 from enforcer.decide import UNJUDGED, Flow, Verdict, decide
 from enforcer.packet import parse
@@ -87,7 +87,7 @@ def _play(make_dataplane, name: str, seed: int, count: int, singly_from: int, ta
                         return first
                     batch, first = [], number
                 if is_change:
-                    _change(lab, dataplane, index, ended, rng)
+                    differential.come_or_go(lab, dataplane, index, policy, marks, ended, rng)
                 if number >= singly_from:
                     found = differential.disagreement(lab, dataplane, index, policy, marks, ended, sent)
                     assert found is None, f"policy {name}, seed {seed}, packet {number}: {found}"
@@ -97,19 +97,6 @@ def _play(make_dataplane, name: str, seed: int, count: int, singly_from: int, ta
         finally:
             with lab.inside():
                 dataplane.close()
-
-
-def _change(lab: Router, dataplane, index: Index, ended: dict[int, int], rng: random.Random) -> None:
-    entry = rng.choice(differential.ENTRIES)
-    if entry.registration in index.entries:
-        delta = Delta(1, 2, (), (Removal(entry.registration, "revoked"),))
-        index.remove(entry.registration)
-        ended[entry.registration] = 1
-    else:
-        delta = Delta(1, 2, (entry,), ())
-        index.add(entry)
-    with lab.inside():
-        dataplane.apply(delta)
 
 
 def _agree(lab: Router, dataplane, index, policy, marks, ended, batch, tally: Tally) -> bool:

@@ -14,7 +14,7 @@ from enforcer.allowlist import Allowlist, Delta, Entry, Removal
 from enforcer.cells import Index
 from enforcer.dataplanes.nfqueue import NfqueueDataplane
 from enforcer.dataplanes.nft import NftDataplane
-from enforcer.decide import UNJUDGED, Flow, Verdict, decide
+from enforcer.decide import CLEAR, REVOKED, UNJUDGED, Flow, Verdict, decide
 from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, parse_policy
 from tests import enforcer_packets as make
@@ -190,22 +190,35 @@ def compare(make_dataplane, name: str, seed: int, count: int) -> None:
         index = Index(policy.match, held.values())
         marks, ended = {}, {}
         for number in range(count):
-            if number % 50 == 49:  # registrations come and go
-                gone = rng.choice(ENTRIES)
-                if gone.registration in index.entries:
-                    delta = Delta(1, 2, (), (Removal(gone.registration, "revoked"),))
-                    index.remove(gone.registration)
-                    ended[gone.registration] = 1
-                else:
-                    delta = Delta(1, 2, (gone,), ())
-                    index.add(gone)
-                with lab.inside():
-                    dataplane.apply(delta)
+            if number % 50 == 49:
+                come_or_go(lab, dataplane, index, policy, marks, ended, rng)
             sent = random_packet(rng)
             found = disagreement(lab, dataplane, index, policy, marks, ended, sent)
             assert found is None, f"seed {seed}, packet {number}: {found}"
         with lab.inside():
             dataplane.close()
+
+
+def come_or_go(lab, dataplane, index, policy, marks, ended, rng) -> None:
+    """A registration ends, or comes back; then, half of the time, the flows that were cut are swept (nfqueue does so at once)."""
+    entry = rng.choice(ENTRIES)
+    number = entry.registration
+    if number in index.entries:
+        delta = Delta(1, 2, (), (Removal(number, "revoked"),))
+        index.remove(number)
+        ended[number] = 1
+    else:
+        delta = Delta(1, 2, (entry,), ())
+        index.add(entry)
+    is_swept = rng.random() < 0.5
+    with lab.inside():
+        dataplane.apply(delta)
+        if is_swept:
+            dataplane.sweep()
+    if policy.live_flows == "cut" and (is_swept or dataplane.name == "nfqueue"):
+        for flow, mark in marks.items():
+            if 0 < mark < CLEAR and mark not in index.entries:
+                marks[flow] = REVOKED
 
 
 @pytest.mark.parametrize("name", POLICIES)
