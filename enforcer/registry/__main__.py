@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
 
-from enforcer.registry import feed
 from enforcer.registry.key_commands import key
-from enforcer.registry.ledger import Ledger, UnknownSerial
+from enforcer.registry.ledger import Ledger
+from enforcer.registry.ledger_commands import due, head, log, state, verify
 from enforcer.registry.signing import SigningKeys
+from enforcer.registry.transfer_commands import export, import_, migrate
 from enforcer.registry.web.commands import account
 
 
@@ -37,8 +36,10 @@ def serve(config_file: Path) -> None:
     from enforcer.registry.config import BadConfig, load_config, seed_ledger
     from enforcer.registry.desk import Desk, Tokens
     from enforcer.registry.portal import portal
+    from enforcer.registry.providers import SimulatedProviders
     from enforcer.registry.serving import CannotListen, listen
     from enforcer.registry.serving import serve as serve_until_stopped
+    from enforcer.registry.timekeeper import keep_time
     from enforcer.registry.web.accounts import Accounts
     from enforcer.registry.web.limits import Limiter
     from enforcer.registry.web.office import Office
@@ -73,57 +74,30 @@ def serve(config_file: Path) -> None:
         click.echo(f"registry: serving on {where}; serial {ledger.serial}")
         sys.stdout.flush()
 
+    providers = tuple(each.provider() for each in config.providers)
+
+    async def run() -> None:
+        simulated = SimulatedProviders(ledger, providers, config.providers_seed)
+        keeper = asyncio.create_task(keep_time(ledger, desk.feed.wake, simulated))
+        try:
+            await serve_until_stopped(portal(desk, office), sockets, desk, greet, proxies, certificate)
+        finally:
+            keeper.cancel()
+
     try:
-        asyncio.run(serve_until_stopped(portal(desk, office), sockets, desk, greet, proxies, certificate))
+        asyncio.run(run())
     finally:
         ledger.close()
 
 
-@main.command()
-@click.argument("database", type=click.Path(exists=True, dir_okay=False))
-@click.option("--registration", type=int, help="only this one")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
-def log(database: str, registration: int | None, as_json: bool) -> None:
-    """Print the ledger's events, oldest first."""
-    ledger = _open(database)
-    for event in ledger.events(registration):
-        event.data.pop("token_sha256", None)
-        if as_json:
-            click.echo(json.dumps(asdict(event), separators=(",", ":")))
-        else:
-            data = json.dumps(event.data) if event.data else ""
-            click.echo(
-                f"{event.sequence:>6}  {event.at_ns}  #{event.registration:<6} {event.action:<15} {event.actor:<10} "
-                f"{event.reason} {data}".rstrip()
-            )
-
-
-@main.command()
-@click.argument("database", type=click.Path(exists=True, dir_okay=False))
-@click.option("--serial", type=int, help="the allowlist as it was at this serial (default: the newest)")
-def export(database: str, serial: int | None) -> None:
-    """Print the allowlist (a snapshot's body, not signed)."""
-    ledger = _open(database)
-    try:
-        allowlist = ledger.allowlist() if serial is None else ledger.allowlist_at(serial)
-    except UnknownSerial as error:
-        raise _Problem(str(error)) from error
-    click.echo(feed.snapshot_body(allowlist, 0))
-
-
+for command in (log, head, verify, state, due, export, import_, migrate):
+    main.add_command(command)
 main.add_command(key)
 main.add_command(account)
 
 
 class _Problem(click.ClickException):
     exit_code = 2
-
-
-def _open(database: str) -> Ledger:
-    try:
-        return Ledger(database)
-    except sqlite3.DatabaseError as error:
-        raise _Problem(f"{database}: not a ledger: {error}") from error
 
 
 if __name__ == "__main__":

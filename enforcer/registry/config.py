@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from enforcer.registry.ledger import Ledger
-from enforcer.registry.states import AddressChange, BadApplication, Rules, application
+from enforcer.registry.providers import Provider
+from enforcer.registry.rules_file import CalendarConfig, RulesConfig, duration_ns
+from enforcer.registry.seed import BadSeed, Seed, plant
 from enforcer.registry.web.settings import PortalConfig
+from enforcer.registry.worktime import WorkCalendar
 
 _Anything = TypeVar("_Anything", bound=BaseModel)
-_UNITS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
 
 class BadConfig(ValueError):
@@ -31,21 +32,28 @@ class TokensConfig(_Model):
     officer: str = Field(min_length=1)
 
 
-class RulesConfig(_Model):
-    requires_verification: bool = True
-    on_address_change: AddressChange = "remove"
-    validity: str | None = None
+class ProviderConfig(_Model):
+    """A simulated provider (enforcer.registry.providers.Provider), for labs; `lines`: prefixes by subscriber number."""
 
-    @field_validator("validity")
+    name: str = Field(min_length=1)
+    delay: str = "0s"
+    spread: str = "0s"
+    wrong: float = Field(default=0.0, ge=0, le=1)
+    silent: float = Field(default=0.0, ge=0, le=1)
+    works: CalendarConfig | None = None
+    lines: dict[str, list[str]] | None = None
+
+    @field_validator("delay", "spread")
     @classmethod
-    def _has_a_unit(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[1-9]\d*[smhd]", value):
-            raise ValueError(f"{value!r} is not a time; write a number with s, m, h or d, such as '365d'")
+    def _has_a_unit(cls, value: str) -> str:
+        duration_ns(value)
         return value
 
-    def rules(self) -> Rules:
-        ns = None if self.validity is None else int(self.validity[:-1]) * _UNITS_NS[self.validity[-1]]
-        return Rules(self.requires_verification, self.on_address_change, ns)
+    def provider(self) -> Provider:
+        lines = None if self.lines is None else {key: tuple(value) for key, value in self.lines.items()}
+        calendar = self.works.calendar() if self.works else WorkCalendar()
+        delay_ns, spread_ns = duration_ns(self.delay), duration_ns(self.spread)
+        return Provider(self.name, delay_ns, spread_ns, self.wrong, self.silent, calendar, lines)
 
 
 class Config(_Model):
@@ -58,27 +66,9 @@ class Config(_Model):
     tokens: TokensConfig
     seed: Path | None = None
     rules: RulesConfig = RulesConfig()
+    providers: list[ProviderConfig] = []
+    providers_seed: int = 0
     portal: PortalConfig = PortalConfig()
-
-
-class SeedRegistration(_Model):
-    """A registration from before. `at_ns` (Unix) dates its events; `token` lets its applicant use the portal."""
-
-    registrant: str
-    subscriber_prefixes: list[str]
-    endpoint_prefixes: list[str]
-    endpoint_ports: list[int] = []
-    protocols: list[str] = []
-    category: str = "company"
-    purpose: str = ""
-    state: Literal["pending", "active", "suspended", "expired", "revoked", "rejected"]
-    is_verified: bool | None = None
-    at_ns: int | None = None
-    token: str | None = None
-
-
-class Seed(_Model):
-    registrations: list[SeedRegistration]
 
 
 def load_config(path: Path) -> Config:
@@ -99,53 +89,13 @@ def seed_ledger(ledger: Ledger, path: Path) -> int:
 
     A ledger that has events already is left as it is (the registry was restarted). Raises BadConfig.
     """
-    if next(ledger.events(), None) is not None:
+    if ledger.head().events:
         return 0
-    seeds = _load(path, Seed).registrations
-    with ledger.batch():
-        for position, seed in enumerate(seeds):
-            try:
-                _seed_one(ledger, seed)
-            except BadApplication as error:
-                raise BadConfig(
-                    "\n".join(f"{path}: registrations[{position}].{each}" for each in error.problems)
-                ) from error
-    return len(seeds)
-
-
-# How a registration comes into each state.
-_HISTORIES: dict[str, tuple[str, ...]] = {
-    "pending": (),
-    "active": ("approve",),
-    "suspended": ("approve", "suspend"),
-    "expired": ("approve", "expire"),
-    "revoked": ("approve", "revoke"),
-    "rejected": ("reject",),
-}
-
-
-def _seed_one(ledger: Ledger, seed: SeedRegistration) -> None:
-    from enforcer.registry.desk import token_sha256
-
-    keys = (
-        "registrant",
-        "subscriber_prefixes",
-        "endpoint_prefixes",
-        "endpoint_ports",
-        "protocols",
-        "category",
-        "purpose",
-    )
-    form = application({key: getattr(seed, key) for key in keys})
-    digest = token_sha256(seed.token) if seed.token else ""
-    number = ledger.apply(form, token_sha256=digest, at_ns=seed.at_ns).number
-    actions = _HISTORIES[seed.state]
-    # Whoever was approved had been verified; whoever is only waiting may not have been.
-    is_verified = True if "approve" in actions else seed.is_verified
-    if is_verified is not None:
-        ledger.verify(number, is_verified, at_ns=seed.at_ns)
-    for action in actions:
-        ledger.decide(number, action, "system" if action == "expire" else "officer", "seed", seed.at_ns)
+    try:
+        return plant(ledger, _load(path, Seed).registrations)
+    except BadSeed as error:
+        lines = [f"{path}: registrations[{position}].{told}" for position, told in error.problems]
+        raise BadConfig("\n".join(lines)) from error
 
 
 def _load(path: Path, model: type[_Anything]) -> _Anything:

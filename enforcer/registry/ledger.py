@@ -107,16 +107,19 @@ class Ledger:
         reason: str = "",
         at_ns: int | None = None,
         by: str = "",
+        valid_until_ns: int | None = None,
     ) -> Registration:
         """An officer's act: approve, reject, revoke, suspend, renew; or the system's: expire.
 
-        Raises UnknownRegistration, IllegalTransition, NotVerified.
+        valid_until_ns: another end of an approval than the rules'. Raises UnknownRegistration, IllegalTransition, NotVerified.
         """
         if action not in DECISIONS:
             raise IllegalTransition(
                 f"{action!r} is no decision of an office; write one of {', '.join(DECISIONS)}"
             )
-        return self._append(number, action, actor, reason, {}, at_ns, by)
+        at_ns = self._clock() if at_ns is None else at_ns
+        data = {} if valid_until_ns is None else {"validity_ns": valid_until_ns - at_ns}
+        return self._append(number, action, actor, reason, data, at_ns, by)
 
     def change_address(
         self,
@@ -196,6 +199,10 @@ class Ledger:
     def open_appeals(self) -> list[Registration]:
         """Those with an appeal that waits for an answer, by number."""
         return self._found("appeals = 1 ORDER BY registration")
+
+    def with_clocks(self) -> list[Registration]:
+        """Those to which the clock will do something (`standing.due`), by when."""
+        return self._found("due_ns IS NOT NULL ORDER BY due_ns, registration")
 
     def owned(self, token_sha256: str) -> list[Registration]:
         """An applicant's, by number."""
@@ -317,7 +324,7 @@ class Ledger:
         by: str = "",
     ) -> Registration:
         at_ns = self._clock() if at_ns is None else at_ns
-        data = data | terms(self.rules, action, at_ns) | ({"by": by} if by else {})
+        data = terms(self.rules, action, at_ns) | data | ({"by": by} if by else {})
         return self._journal.append(number, at_ns, action, actor, reason, data)
 
     def _pass(self, about: tuple[str, ...]) -> list[Registration]:

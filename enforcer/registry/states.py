@@ -121,6 +121,7 @@ class Registration:
     token_sha256: who may act as its applicant. valid_until_ns: the end of the approval; grace_ns later it leaves the allowlist.
     reminders_ns: moments still to come. verification_due_ns, decision_due_ns: until when the ISP's and the officer's answers are
     promised. reminded: which of them were reminded of. was_active: it was approved once, so a block may be false.
+    asked_ns: when the ISP was asked last.
     """
 
     number: int
@@ -141,6 +142,7 @@ class Registration:
     appeal: Appeal | None = None
     reminded: tuple[str, ...] = ()
     was_active: bool = False
+    asked_ns: int | None = None
 
     @property
     def waits_for_provider(self) -> bool:
@@ -185,6 +187,7 @@ def after(before: Registration | None, event: LedgerEvent) -> Registration:
             Application.from_json(event.data["form"]),
             state,
             token_sha256=event.data.get("token_sha256", ""),
+            asked_ns=event.at_ns,
             **_promises(event),
         )
     handler = _HANDLERS.get(event.action)
@@ -281,7 +284,7 @@ def _start_validity(before: Registration, event: LedgerEvent, state: State) -> R
 def _change_address(before: Registration, event: LedgerEvent, state: State) -> Registration:
     prefixes = tuple(event.data["subscriber_prefixes"])
     if before.state == "active" and event.data["rule"] == "keep":
-        return replace(before, new_prefixes=prefixes, **_promises(event))
+        return replace(before, new_prefixes=prefixes, asked_ns=event.at_ns, **_promises(event))
     form = replace(before.application, subscriber_prefixes=prefixes)
     return replace(
         before,
@@ -290,6 +293,7 @@ def _change_address(before: Registration, event: LedgerEvent, state: State) -> R
         is_verified=None,
         new_prefixes=(),
         valid_from_ns=None,
+        asked_ns=event.at_ns,
         **_promises(event),
     )
 
