@@ -188,7 +188,9 @@ class Agent:
                 return True
             await self._answered()
             if message is None:
-                intake.wants_standing = intake.is_old() or "clock-jumped" in self.conditions.lasting
+                intake.wants_standing = intake.is_old() or not _ENDED_BY_A_SIGN.isdisjoint(
+                    self.conditions.lasting
+                )
                 return (
                     time.monotonic() - began_s > wait_s / 2
                 )  # whoever answers at once is not asked again at once
@@ -375,6 +377,7 @@ class Agent:
             self._store.end_running()
 
 
+_ENDED_BY_A_SIGN = frozenset({"clock-jumped", "signature-wrong", "serial-wrong"})  # of life
 _COUNTED = ("reports-lost", "conntrack-full")
 _FULL_QUEUE = 60_000  # of 65,536 packets: what passes for want of room the kernel does not count
 

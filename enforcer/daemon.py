@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from enforcer import control, metrics
+from enforcer import control, metrics, privileges
 from enforcer.agent import Agent
 from enforcer.audit import Audit
 from enforcer.config import Config, load_config
@@ -27,7 +28,9 @@ def run_agent(config_file: Path) -> None:
     key = load_public_key(config.feed_key)
     addresses = Addresses(policy.audit, load_key(config.audit_key) if config.audit_key else None)
     with _alone():
+        _go_on_as_little(config)
         dataplane = open_dataplane(config, policy)
+        privileges.only(privileges.RUNNING[config.dataplane])
         audit = Audit(
             config.audit, most_bytes=config.audit_bytes, most_files=config.audit_files, addresses=addresses
         )
@@ -51,6 +54,25 @@ def open_dataplane(config: Config, policy: Policy) -> Dataplane:
     from enforcer.dataplanes.bpf import BpfDataplane
 
     return BpfDataplane(policy, config.inside, config.most_cells)
+
+
+def _go_on_as_little(config: Config) -> None:
+    """Before there is a second thread: capabilities belong to each of them."""
+    keep = privileges.STARTING[config.dataplane]
+    folders = (config.state, config.audit.parent, config.control.parent)
+    made = [folder for folder in folders if not folder.exists()]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    if config.user is None or os.geteuid() != 0:
+        privileges.only(keep)
+        return
+    mine = [*made, config.state, *config.state.iterdir(), *config.audit.parent.glob(f"{config.audit.name}*")]
+    privileges.become(config.user, mine, keep)
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"{config.user} may not write in {folder}; make it the user's: chown {config.user} {folder}"
+            )
 
 
 @contextmanager

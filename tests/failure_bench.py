@@ -52,7 +52,7 @@ class Bench:
         self.log = (folder / "log").open("w")
         policy = replace(STRICT, on_failure=replace(STRICT.on_failure, **(CALM | on_failure)))
         (folder / "test.policy.yaml").write_text(json.dumps(policy.to_json()))
-        self.config = folder / "enforcer.json"
+        self.config, self.socket = folder / "enforcer.json", folder / "sock"
         self.config.write_text(
             json.dumps(
                 {
@@ -124,7 +124,7 @@ class Bench:
     def status(self) -> dict[str, Any] | None:
         """None when no agent answers."""
         try:
-            return ask(self.folder / "sock", "status", timeout_s=2)
+            return ask(self.socket, "status", timeout_s=2)
         except (NobodyListens, TimeoutError, OSError, ValueError):
             return None
 

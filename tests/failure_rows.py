@@ -40,6 +40,7 @@ class Row:
     dataplanes: tuple[str, ...] = ALL
     settle_s: float = 1.5
     lasts_s: float = 1.5
+    before_s: float = 0.0
     recover_s: float = 5.0
     meanwhile: tuple[Regime, ...] = ()
     shortcomings: dict[tuple[str, str], Regime] = field(default_factory=dict)
@@ -105,8 +106,8 @@ ROWS = [
         "silent",
         "registry-unreachable",
         "registry_unreachable",
-        also={"registry_unreachable_after_ns": 1 * S},
-        settle_s=2.5,
+        also={"registry_unreachable_after_ns": 2 * S},
+        settle_s=3.5,
     ),
     feed_row(
         "feed hangs",
@@ -114,8 +115,8 @@ ROWS = [
         "registry-unreachable",
         "registry_unreachable",
         settings=("keep", "block"),
-        also={"registry_unreachable_after_ns": 1 * S},
-        settle_s=3.5,
+        also={"registry_unreachable_after_ns": 2 * S},
+        settle_s=4.5,
     ),
     feed_row(
         "feed stale", "old", "feed-stale", "feed_stale", also={"feed_stale_after_ns": 2 * S}, settle_s=4.0
@@ -159,7 +160,7 @@ ROWS = [
         act.suspend_them,
         "table-full",
         "table_full",
-        config={"most-cells": 70},
+        config={"most-cells": 50},
         settle_s=4,
         recover_s=8,
     ),
@@ -200,6 +201,7 @@ ROWS = [
         settings=("",),
         regime={"": RIGHT},
         dataplanes=("nft", "nfqueue"),
+        before_s=2.5,  # the kernel takes a UDP flow for a real one after 2 s (nf_conntrack_proto_udp.c)
         settle_s=0.5,
         lasts_s=2.5,
         lost=("registered-new", "other-new"),
