@@ -16,24 +16,11 @@ from typing import Any
 import click
 
 from testbed import VERSION, cli_told, command
+from testbed.cli_errors import Impossible, Mistake
+from testbed.cli_kernel import kernel
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-
-
-class Mistake(click.ClickException):
-    """Something the user can put right in a file or on the command line: exit code 2, no traceback."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        click.echo(self.message, err=True)
-
-
-class Impossible(Mistake):
-    """It cannot be done on this machine as it is: exit code 3."""
-
-    exit_code = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -62,6 +49,10 @@ def main() -> None:
 @click.option(
     "--enforcer", metavar="COMMAND", help="The command line of the enforcer under test instead of ours."
 )
+@click.option("--clock", type=click.Choice(["real", "virtual"]),
+              help="Another clock than the scenario's; virtual needs `allowlab kernel build` once.")  # fmt: skip
+@click.option("--world", type=click.Choice(["namespaces", "uml"]),
+              help="Namespaces of this kernel, or the lab's own kernel (always so with a virtual clock).")  # fmt: skip
 @click.option("--no-report", is_flag=True, help="Score, but draw nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -181,6 +172,26 @@ def report(run_dir: Path, quiet: bool) -> None:
     click.echo("\n".join(lines))
 
 
+@main.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--quiet", is_flag=True, help="No progress.")
+def verify(run_dir: Path, quiet: bool) -> None:
+    """Play a run in virtual time again: identical, or the first difference (exit code 1)."""
+    from testbed.session_progress import show
+
+    watcher = show(quiet)
+    try:
+        with _mistakes():
+            from testbed.session_verify import verify
+
+            difference = verify(run_dir.resolve(), watcher)
+    finally:
+        watcher.close()
+    if difference is not None:
+        raise click.ClickException(f"not identical: {difference}")
+    click.echo("identical: every record and the summary, byte for byte")
+
+
 _name = click.option("--name", help="Which lab, when there are several (its name is its topology's).")
 
 
@@ -280,6 +291,9 @@ def graph(topology: Path, policy: Path | None, form: str, output: Path | None) -
             output.write_text(text, encoding="utf-8")
         else:
             click.echo(text, nl=False)
+
+
+main.add_command(kernel)
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class ScenarioFile(pytest.File):
         except PlanError as error:
             raise self.CollectError(str(error)) from error
         item = ScenarioItem.from_parent(self, name=plan.scenario)
+        item.clock = plan.clock
         item.add_marker("scenario")
         for tag in plan.tags:
             # Registered as it is met, for --strict-markers is about slips in Python files.
@@ -66,10 +67,19 @@ class ScenarioFile(pytest.File):
 class ScenarioItem(pytest.Item):
     """Plays the scenario; see the module."""
 
+    clock: str = "real"
+
     def runtest(self) -> None:
         from testbed import session
         from testbed.report.junit import properties_of
 
+        if self.clock == "virtual":
+            from testbed.world.uml.store import NoKernel, current
+
+            try:
+                current()
+            except NoKernel as error:
+                pytest.skip(str(error))
         results = self.config.getoption("--allowlab-results")
         options = session.Options(
             results=Path(results) if results else None, enforcer=self.config.getoption("--allowlab-enforcer")

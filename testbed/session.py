@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,14 @@ from testbed.plan.load import load_plan
 from testbed.plan.plan import Plan
 from testbed.plan.store import write_plan
 from testbed.session_folder import PROJECT, FolderError
-from testbed.session_progress import Quiet, Show, tell
+from testbed.session_place import Place, choose
+from testbed.session_progress import Quiet, Show
 from testbed.session_speed import faster
-from testbed.world import World, WorldError, open_world
+from testbed.world import WorldError
 from testbed.world.capabilities import Capabilities
-from testbed.world.doctor import findings, probe
+from testbed.world.doctor import findings
 
 EXIT_CODES = {"passed": 0, "failed": 1, "broken": 3, "inconclusive": 3, "interrupted": 130}
-# The inside bounds each of its own steps; this ends one that hangs all the same.
-_INSIDE_SLACK_S = 300.0
-_STOPPING_S = 20.0
 _FULL_BYTES = 64 * 1024
 _DISK_FULL = (
     "the disk is full: remove old runs, or name another disk with --results; what was measured is kept"
@@ -40,7 +35,10 @@ _PLAYED, _BROKEN, _INTERRUPTED = 0, 3, 130  # exit codes of testbed.timeline
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run; None is the default of each. captures: NODE[:PORT]; enforcer: the command line of the program under test."""
+    """How to run; None is the default of each. captures: NODE[:PORT]; enforcer: the command line of the program under test.
+
+    clock: "real" or "virtual" instead of the scenario's own; world: "namespaces" or "uml" (the lab's own kernel).
+    """
 
     seed: int | None = None
     policy: Path | None = None
@@ -51,6 +49,8 @@ class Options:
     captures: tuple[str, ...] = ()
     enforcer: str | None = None
     report: bool = True
+    clock: str | None = None
+    world: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,13 @@ def run(scenario: Path, options: Options | None = None, watcher: Show | None = N
 
         for wish in options.captures:
             parse_wish(wish, plan)
+    place = choose(options.clock or plan.clock, options.world)
+    plan = replace(plan, clock=place.clock)
     results, elsewhere = folder_of.results_folder(options.results)
     if elsewhere:
         watcher.note(elsewhere)
     run_dir = folder_of.make_run_folder(results, plan.scenario)
-    session = _Session(plan, run_dir, options, watcher)
+    session = _Session(plan, run_dir, options, watcher, place)
     try:
         session.begin(scenario)
         session.took_s["plan"] = time.monotonic() - started_s
@@ -126,6 +128,7 @@ class _Session:
     run_dir: Path
     options: Options
     watcher: Show
+    place: Place
     state: dict[str, Any] = field(default_factory=dict)
     took_s: dict[str, float] = field(default_factory=dict)
 
@@ -144,6 +147,8 @@ class _Session:
             "links": self.options.links,
             "speed": self.options.speed,
             "captures": list(self.options.captures),
+            "clock": self.place.clock,
+            "world": self.place.world,
         }
         given["enforcer"] = self.options.enforcer
         self.state = folder_of.first_state(self.plan, self.run_dir, config, given)
@@ -152,17 +157,24 @@ class _Session:
     def play_and_score(self) -> RunResult:
         started_s = time.monotonic()
         try:
-            capabilities = probe()
+            capabilities = self.place.capabilities()
             self.state = folder_of.with_capabilities(self.state, capabilities)
             folder_of.write_state(self.run_dir, self.state)
             if missing := _missing(self.plan, capabilities):
                 return self.end("broken", missing)
-            code = _play(self.plan, self.run_dir, self.options, self.watcher)
+            code = self._play()
         except WorldError as error:
             return self.end("broken", str(error))
         self.took_s["world"] = time.monotonic() - started_s
         outcome, reason = _outcome(self.run_dir, code)
         return self.end(outcome, reason)
+
+    def _play(self) -> int:
+        options = self.options
+        arguments = ["--links", options.links]
+        arguments += ["--enforcer", options.enforcer] if options.enforcer else []
+        arguments += [word for capture in options.captures for word in ("--capture", capture)]
+        return self.place.play(self.plan, self.run_dir, arguments, self.watcher)
 
     def end(self, outcome: str, reason: str) -> RunResult:
         """Writes down how the run ended, then scores and draws what there is; a failing score never hides the outcome.
@@ -212,64 +224,6 @@ class _Session:
             with suppress(OSError):  # a full disk: the first state stays, and the message tells
                 state = folder_of.last_state(self.state, self.run_dir, outcome, reason, self.took_s)
                 folder_of.write_state(self.run_dir, state)
-
-
-def _play(plan: Plan, run_dir: Path, options: Options, watcher: Show) -> int:
-    """Runs the timeline inside a world; its exit code, 137 when it had to be killed. Raises WorldError."""
-    argv = [sys.executable, "-m", "testbed.timeline", str(run_dir), "--links", options.links]
-    argv += ["--enforcer", options.enforcer] if options.enforcer else []
-    argv += [word for capture in options.captures for word in ("--capture", capture)]
-    bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S
-    with (run_dir / "logs" / "inside.log").open("w", encoding="utf-8") as log:
-        with open_world(argv, stdout=subprocess.PIPE, stderr=log, keep=[run_dir]) as world:
-            with _one_request(world, watcher), _killed_after(world, bound_s):
-                assert world.stdout is not None
-                for line in world.stdout:
-                    text = line.decode(errors="replace")
-                    if not tell(watcher, text):
-                        log.write(text)
-                        log.flush()
-                return world.wait()
-
-
-@contextmanager
-def _one_request(world: World, watcher: Show) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM, SIGHUP) asks the inside once to end; a second one kills the world."""
-    asked: list[int] = []
-    timers: list[threading.Timer] = []
-
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        if len(asked) == 1:
-            watcher.note("stopping; what was measured is kept (Ctrl-C again to kill)")
-            world.stop()
-            timers.append(threading.Timer(_STOPPING_S, world.kill))
-            timers[0].start()
-        else:
-            world.kill()
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for timer in timers:
-            timer.cancel()
-
-
-@contextmanager
-def _killed_after(world: World, bound_s: float) -> Iterator[None]:
-    timer = threading.Timer(bound_s, world.kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _outcome(run_dir: Path, code: int) -> tuple[str, str]:

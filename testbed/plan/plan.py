@@ -355,4 +355,5 @@ class Plan:
     expectations: tuple[Expectation, ...]
     tolerances: Tolerances = field(default_factory=Tolerances)
     ready_deadline_ns: int = 30_000_000_000
+    clock: Literal["real", "virtual"] = "real"
     schema: str = SCHEMA

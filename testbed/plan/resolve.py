@@ -76,6 +76,7 @@ def resolve(
         bulk=bulk,
         events=events,
         expectations=expectations,
+        clock=scenario.clock,
     )
 
 

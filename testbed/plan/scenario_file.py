@@ -220,7 +220,9 @@ class ScenarioFile(FileModel):
     seed: int = 1
     """All randomness follows from it."""
     starts_at: str = "2024-11-12T10:00:00+05:00"
-    """Date and time the scenario starts at, for readers; with its time zone."""
+    """Date and time the scenario starts at, with its time zone; for readers, and what the lab's clocks say in virtual time."""
+    clock: Literal["real", "virtual"] = "real"
+    """real, or virtual: idle time costs nothing, reruns are equal byte for byte (needs `allowlab kernel build`)."""
     duration: Duration
     """How long it lasts, in real-world time."""
     registrations: list[RegistrationFile] = []

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def _reason(error: BaseException) -> str:
 
 async def _run(stage: Stage, recorder: Recorder, progress: Progress, stop: asyncio.Event) -> Played:
     plan = stage.plan
-    t0_ns = time.monotonic_ns() + _LEAD_NS
+    t0_ns = time.monotonic_ns() + _lead_ns(plan)
+    period_s = _chore_period_s(plan)
     stage.witnesses.set_start(t0_ns)
     realtime_ns = time.time_ns() + t0_ns - time.monotonic_ns()
     recorder.event(EventRecord(0, "clock", "start", {"realtime_ns": realtime_ns, "monotonic_ns": t0_ns}))
@@ -127,10 +129,10 @@ async def _run(stage: Stage, recorder: Recorder, progress: Progress, stop: async
         sink=recorder,
     )
     cpu = CpuTimes.now()
-    chores = [asyncio.create_task(_each(0.5, lambda: _chores(stage, recorder, progress, script, t0_ns)))]
+    chores = [asyncio.create_task(_each(period_s, lambda: _chores(stage, recorder, progress, script, t0_ns)))]
     bulk = asyncio.create_task(stage.run_bulk(t0_ns, recorder.event, stop))
     scripting = asyncio.create_task(script.run(stop))
-    watching = asyncio.create_task(_watch(stage, stop))
+    watching = asyncio.create_task(_watch(stage, stop, 2 * period_s))
     health = await driver.run(t0_ns, stop)
     await asyncio.gather(bulk, scripting)
     was_interrupted = stop.is_set() and not watching.done()
@@ -158,6 +160,21 @@ async def _run(stage: Stage, recorder: Recorder, progress: Progress, stop: async
     return Played(0)
 
 
+def _lead_ns(plan: Plan) -> int:
+    """From now to time 0. In virtual time that is the scenario's start by the clock, so records say its real times."""
+    if plan.clock != "virtual":
+        return _LEAD_NS
+    left_ns = round(datetime.fromisoformat(plan.starts_at).timestamp()) * 10**9 - time.time_ns()
+    if left_ns < _LEAD_NS:
+        raise Broken(f"the lab was ready {-left_ns / 1e9:.1f} s of virtual time after the scenario's start")
+    return left_ns
+
+
+def _chore_period_s(plan: Plan) -> float:
+    """Twice a second; in virtual time a waking costs real time, so it is some hundreds a run."""
+    return 0.5 if plan.clock == "real" else max(0.5, plan.duration_ns / 1e9 / 400)
+
+
 async def _until_end(plan: Plan, t0_ns: int, stop: asyncio.Event) -> None:
     left_s = (t0_ns + plan.duration_ns - time.monotonic_ns()) / 1e9
     if left_s > 0:
@@ -165,10 +182,10 @@ async def _until_end(plan: Plan, t0_ns: int, stop: asyncio.Event) -> None:
             await asyncio.wait_for(stop.wait(), left_s)
 
 
-async def _watch(stage: Stage, stop: asyncio.Event) -> list[str]:
+async def _watch(stage: Stage, stop: asyncio.Event, period_s: float) -> list[str]:
     """Ends the run when a part of the lab has died that nobody meant to end."""
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(period_s)
         died = await asyncio.to_thread(stage.died)
         if died:
             stop.set()

@@ -33,7 +33,9 @@ def main() -> None:
         programs = aside.submit(versions)
         failures = {"veth": _run("ip", "link", "add", _WIRE, "type", "veth", "peer", "name", "probe1")}
         failures |= {name: _safely(probe) for name, probe in _PROBES.items()}
-        json.dump({"failures": failures, "programs": programs.result()}, sys.stdout)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found = {"failures": failures, "programs": programs.result()}
+        json.dump(found | {"kernel": platform.release(), "memory_bytes": memory}, sys.stdout)
 
 
 def _safely(probe: Callable[[], str]) -> str:

@@ -22,7 +22,7 @@ from testbed.world.refusal import explain
 _INIT = Path(__file__).with_name("init.py")
 _PROJECT = Path(__file__).resolve().parents[2]
 # Where an ordinary user's PATH does not look and Debian puts servers (strongSwan has a folder of its own).
-_SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/ipsec")
+SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/ipsec")
 # AppArmor profiles attach to a program by its path, and Debian's for unbound, charon and swanctl confine them to the
 # host's folders. Inside, PATH finds the same programs under these second names, which no profile mentions.
 _ALIASES = {"/run/host/sbin": "/usr/sbin", "/run/host/bin": "/usr/bin", "/run/host/ipsec": "/usr/lib/ipsec"}
@@ -111,7 +111,7 @@ def open_world(
     options["aliases"] = aliases
     environment = dict(os.environ if env is None else env)
     path = environment.get("PATH", os.defpath).split(os.pathsep)
-    path += [folder for folder in _SERVER_FOLDERS if folder not in path]
+    path += [folder for folder in SERVER_FOLDERS if folder not in path]
     environment["PATH"] = os.pathsep.join([*aliases, *path])
     environment[IN_WORLD] = "1"
     environment["TMPDIR"] = "/tmp"
