@@ -8,14 +8,15 @@ from collections.abc import Callable
 from enforcer.packet import Packet
 
 _MOST_FLOWS = 65_536
+POLICE_BURST_BYTES = 3000  # two full packets, so that a slow rate lets any through
 
 
 class Buckets:
-    """rate_bps a flow, with the burst the nft dataplane gives (ruleset.py): a quarter of a second, at least 3,000 bytes."""
+    """rate_bps a flow, with the burst the kernel gives (ruleset.py): a second's worth and POLICE_BURST_BYTES."""
 
     def __init__(self, rate_bps: int, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate_bps / 8
-        self._burst = max(3000.0, self._rate / 4)
+        self._burst = self._rate + POLICE_BURST_BYTES
         self._clock_s = clock_s
         self._flows: dict[tuple[int, int, int, int], tuple[float, float]] = {}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from enforcer.cells import PORTLESS, PackedKey, Shape, kinds_of
+from enforcer.dataplanes.bucket import POLICE_BURST_BYTES
 from enforcer.dataplanes.ruleset_judge import FAMILY, ends_match, judge_chains, ports_match
 from enforcer.decide import (
     CLEAR,
@@ -260,7 +261,8 @@ def _police(policy: Policy) -> list[str]:
     if policy.police_bps is None:
         return ["accept"]
     rate = max(1, policy.police_bps // 8)
-    limit = f"limit rate over {rate} bytes/second burst {max(3000, rate // 4)} bytes"
+    # The kernel's bucket holds a second's worth besides the burst (nft_limit.c: nsecs * (rate + burst) / rate).
+    limit = f"limit rate over {rate} bytes/second burst {POLICE_BURST_BYTES} bytes"
     rules = []
     for version, family in FAMILY.items():
         ends = f"{family} saddr . {family} daddr"
