@@ -284,11 +284,17 @@ class BpfDataplane:
         )
 
 
+_WHY_NOT = {
+    "reject": "a classifier can drop packets; it cannot answer them",
+    "police": "the classifier keeps no bucket of tokens for a flow",
+}
+
+
 def refuse(policy: Policy, inside: tuple[str, ...]) -> None:
     """Raises DataplaneError for what this dataplane does not offer."""
     if policy.action in ("reject", "police") and policy.mode != "observe":
         raise DataplaneError(
-            f"policy action {policy.action!r} is not offered by bpf; use dataplane: nft, or action: drop"
+            f"policy action {policy.action!r} is not offered by bpf; use dataplane: nft, or action: drop ({_WHY_NOT[policy.action]})"
         )
     if not inside:
         raise DataplaneError(
