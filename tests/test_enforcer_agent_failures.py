@@ -8,6 +8,8 @@ import os
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from enforcer import metrics
@@ -287,3 +289,61 @@ def test_status_and_metrics_say_what_an_operator_asks(tmp_path):
     assert found["allowlist_last_load_seconds", ()] > 0
     bench.snapshot(5, entry(7))
     assert render(status(bench.agent)).splitlines()[0].endswith("all is well")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+_KEYS = (
+    "schema",
+    "kind",
+    "serial",
+    "issued_ns",
+    "entries",
+    "add",
+    "remove",
+    "from_serial",
+    "mark",
+    "from_mark",
+)
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    bench = Bench(tmp_path_factory.mktemp("followed"))
+    bench.snapshot(1, entry(7))
+    return bench
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_registry_signs_the_agent_lives_and_keeps_its_list(followed, data):
+    """A good message with some of its parts replaced, signed with the right key: refused, or a list of good entries."""
+    bench = followed
+    number = bench.agent.allowlist.serial
+    body = json.loads(
+        data.draw(
+            st.sampled_from(
+                [
+                    snapshot_body(Allowlist(number + 1, {7: entry(7)}), bench.now_ns),
+                    delta_body(bench_delta(number, number + 1, [entry(9)]), bench.now_ns),
+                    standing_body(Standing(number, bench.now_ns, "")),
+                ]
+            )
+        )
+    )
+    for key in data.draw(st.lists(st.sampled_from(_KEYS), min_size=1, max_size=3)):
+        body[key] = data.draw(_JSON)
+    entries = body.get("entries") or body.get("add")
+    if isinstance(entries, list) and entries and isinstance(entries[0], dict) and data.draw(st.booleans()):
+        entries[0][data.draw(st.sampled_from(sorted(entry(7).to_json())))] = data.draw(_JSON)
+    message = sign(json.dumps(body), KEY).encode()
+    before = dict(bench.dataplane.held)
+    if not bench.agent.take(message):
+        assert bench.dataplane.held == before
+    bench.agent.intake.take_standing(message)
+    bench.agent.intake.learn_keys([message.decode()])
+    assert len(bench.agent.intake.ring.all) == 1
+    json.dumps(status(bench.agent))
