@@ -73,6 +73,7 @@ class Agent:
         self._keys_seen = 0
         self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
         self._is_aside = False
+        self._beating: asyncio.Future[None] | None = None
         self._ending = asyncio.Event()
 
     @property
@@ -191,9 +192,8 @@ class Agent:
                 intake.wants_standing = intake.is_old() or not _ENDED_BY_A_SIGN.isdisjoint(
                     self.conditions.lasting
                 )
-                return (
-                    time.monotonic() - began_s > wait_s / 2
-                )  # whoever answers at once is not asked again at once
+                # Whoever answers at once is not asked again at once.
+                return time.monotonic() - began_s > wait_s / 2
         if len(message) > _ASIDE_BYTES:
             was_taken = await self._aside(self.take, message)
         else:
@@ -256,20 +256,27 @@ class Agent:
     def _beat(self, boot_ns: int) -> None:
         late_ns = boot_ns - self._beat_ns
         after_ns = self.policy.on_failure.agent_dead_after_ns
-        if late_ns < min(
-            _SLOW_NS, after_ns // 4
-        ):  # a beat may be late by half of that and more on a busy machine
+        # A beat may be late by half of `after` and more on a busy machine.
+        if late_ns < min(_SLOW_NS, after_ns // 4) or (self._beating and not self._beating.done()):
             return
         self._beat_ns = boot_ns
         notify("WATCHDOG=1")
+        if (
+            self._is_aside
+        ):  # the kernel may be at the list for a second; whoever loads it tells what is broken
+            self._beating = asyncio.get_running_loop().run_in_executor(None, self._beat_aside)
+            return
         try:
             self.dataplane.beat()
         except (DataplaneError, OSError) as error:
-            if not self._is_aside:
-                self.failures.begin("dataplane-dead", str(error))
-        if late_ns > after_ns and not self._is_aside:
+            self.failures.begin("dataplane-dead", str(error))
+        if late_ns > after_ns:
             self.failures.begin("agent-dead", f"nothing was done for {late_ns / 1e9:.1f} s")
             self.failures.end("agent-dead")
+
+    def _beat_aside(self) -> None:
+        with contextlib.suppress(DataplaneError, OSError):
+            self.dataplane.beat()
 
     def _look_at_clock(self) -> None:
         jump_ns = self.clock.jump_ns()
