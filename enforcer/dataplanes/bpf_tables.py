@@ -171,7 +171,6 @@ class Tables:
     def _flip(self, states: Mapping[int, int], is_other_slot: bool = False) -> None:
         self._serial += 1
         self._slot ^= is_other_slot
-        self._store()
         for number in self._differing(states):
             if states[number] == ACTIVE:
                 del self.states[number]
@@ -179,9 +178,13 @@ class Tables:
             else:
                 self.states[number] = states[number]
                 self._dead_states.discard(number)
+        self._store()
 
     def _store(self) -> None:
-        self._word.value = self._serial << 8 | _FALLBACKS[self._fallback] << 1 | self._slot
+        has_ended = bool(self.states)
+        self._word.value = (
+            self._serial << 8 | has_ended << 3 | _FALLBACKS[self._fallback] << 1 | self._slot
+        )
 
     def _take_back(self, final: Mapping[_Cell, tuple[int, int]]) -> None:
         for (version, key), (before, _) in final.items():

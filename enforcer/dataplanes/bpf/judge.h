@@ -98,7 +98,7 @@ APART int judge(struct __sk_buff *skb, struct work *work, u64 word, u32 fallback
 	struct verdict *v = &work->verdict;
 	u32 mark = work->mark;
 	if (mark && mark < CLEAR) {
-		u32 state = current(lookup(&states, &work->mark), word >> 8);
+		u32 state = word & 8 ? current(lookup(&states, &work->mark), word >> 8) : STATE_ACTIVE;
 		if (state != STATE_CUT) {
 			if (fallback == BLOCK)
 				stopped(v, STOP_FAIL_CLOSED, PROTOCOLS, mark);

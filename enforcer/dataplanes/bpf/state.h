@@ -45,7 +45,7 @@ struct shapes {
 };
 
 struct control {
-	u64 word; /* serial << 8 | fallback << 1 | slot */
+	u64 word; /* serial << 8 | whether any registration has a state << 3 | fallback << 1 | slot */
 	u64 alive_until_ns;
 };
 
