@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -133,14 +134,13 @@ def _told(made: Bench) -> set[str]:
     return {line["condition"] for line in made.lines("failure")}
 
 
-def write(results: list[Result], folder: Path) -> None:
-    """failure-matrix.json and .md, what is there already brought up to date."""
+def write(results: list[Result], folder: Path) -> Path:
+    """failure-matrix.json, whose path is returned, and failure-matrix.md."""
     path = folder / "failure-matrix.json"
-    found = {_key(each): each for each in (json.loads(path.read_text()) if path.exists() else [])}
-    found |= {_key(asdict(each)): asdict(each) for each in results}
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(found.values()), indent=1))
-    path.with_suffix(".md").write_text(table(list(found.values())))
+    found = [asdict(each) for each in results]
+    path.write_text(json.dumps(found, indent=1))
+    path.with_suffix(".md").write_text(table(found))
+    return path
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -157,10 +157,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _key(result: dict[str, Any]) -> tuple[str, ...]:
-    return (result["condition"], result["dataplane"], result["setting"])
-
-
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -168,3 +164,11 @@ def _made(folder: Path) -> Path:
 
 def _until(at_s: float) -> None:
     time.sleep(max(0.0, at_s - now_s()))
+
+
+if __name__ == "__main__":
+    merged = {}
+    for name in sys.argv[1:]:
+        for each in json.loads(Path(name).read_text()):
+            merged[each["condition"], each["dataplane"], each["setting"]] = each
+    print(table(list(merged.values())), end="")

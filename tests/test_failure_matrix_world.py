@@ -1,13 +1,10 @@
 """The failure matrix (docs/failure-matrix.md): each row breaks the real thing under traffic, and the policy decides what happens.
 
-A few rows run always; all of them with `-m nightly`. The table is printed at the end and written as failure-matrix.json and .md into
-the folder named by ALLOWLAB_FAILURE_MATRIX (else into pytest's temporary one).
+A few rows run always; all of them with `-m nightly` (with `-k nft`, `-k bpf`, `-k nfqueue` in parts). The table is printed at the end (`-rP`) and
+written as failure-matrix.json and .md into pytest's temporary folder; `python -m tests.failure_matrix FILE…` makes one table of several.
 """
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import pytest
 
@@ -43,9 +40,8 @@ CASES = [
 def results(tmp_path_factory):
     found = []
     yield found
-    folder = Path(os.environ.get("ALLOWLAB_FAILURE_MATRIX") or tmp_path_factory.getbasetemp())
-    failure_matrix.write(found, folder)
-    print(f"\n{(folder / 'failure-matrix.md').read_text()}")
+    path = failure_matrix.write(found, tmp_path_factory.getbasetemp())
+    print(f"\n{path.with_suffix('.md').read_text()}\nwritten to {path}")
 
 
 @pytest.mark.parametrize(("row", "dataplane", "setting"), CASES)
