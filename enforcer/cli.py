@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from enforcer.difference.command import diff
 from enforcer.explain_command import explain
 from enforcer.policy_commands import check, schema
 from enforcer.replay.command import replay
+from enforcer.registry.web.portal_command import portal
 from enforcer.yamlfile import FileError
 
 
@@ -96,6 +98,10 @@ def doctor(as_json: bool) -> None:
 
     findings = probe()
     click.echo(json.dumps(findings, indent=2) if as_json else render(findings))
+
+
+main.add_command(diff)
+main.add_command(portal)
 
 
 def _ask(config_file: Path, command: str) -> Any:

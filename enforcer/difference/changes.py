@@ -1,0 +1,349 @@
+"""The exact difference of two sides: rectangles of (subscriber, endpoint) with the traffic whose verdict changes there. Pure.
+
+A rectangle that passes on one side is lost or gained where nothing covers it on the other: less whatever overlaps it there, and
+less what has a better name on its own side, so that no point is counted twice. What is the same on both sides costs one look.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from enforcer.allowlist import Entry
+from enforcer.difference.cover import Label, Rect
+from enforcer.difference.lonely import apart, each_alone, judge_alike
+from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, Product, contains, cut, flat
+from enforcer.difference.sides import LOOKS, Alone, Judged, Layer, Side, regions_of
+
+
+class Ports(NamedTuple):
+    """Ports of the endpoint: these, or all but these."""
+
+    is_all_but: bool
+    ports: frozenset[int]
+
+    def both(self, other: Ports) -> Ports:
+        if self.is_all_but and other.is_all_but:
+            return Ports(True, self.ports | other.ports)
+        if self.is_all_but:
+            return Ports(False, other.ports - self.ports)
+        return Ports(False, self.ports - other.ports if other.is_all_but else self.ports & other.ports)
+
+    def either(self, other: Ports) -> Ports:
+        if self.is_all_but and other.is_all_but:
+            return Ports(True, self.ports & other.ports)
+        if self.is_all_but or other.is_all_but:
+            one, rest = (self, other) if self.is_all_but else (other, self)
+            return Ports(True, one.ports - rest.ports)
+        return Ports(False, self.ports | other.ports)
+
+    @property
+    def is_none(self) -> bool:
+        return not self.is_all_but and not self.ports
+
+
+ANY_PORT, NO_PORT = Ports(True, frozenset()), Ports(False, frozenset())
+
+
+class Outcome(NamedTuple):
+    """verdict: pass, observe, "police RATE", reject or drop. by: what lets it pass; None for what is stopped."""
+
+    verdict: str
+    by: Label | None = None
+
+
+class Traffic(NamedTuple):
+    """look: a word of sides.LOOKS. ports: the called side's. opened_by: "subscriber", "endpoint" or "either"."""
+
+    look: str
+    ports: Ports
+    opened_by: str
+
+
+class Change(NamedTuple):
+    """Each of the subscribers with each of the endpoints, less the exceptions: what of their traffic changes, and how.
+
+    Prefixes of a list are disjoint; changes are disjoint in (subscriber, endpoint, look, port, who opens).
+    """
+
+    version: int
+    subscribers: tuple[Prefix, ...]
+    endpoints: tuple[Prefix, ...]
+    exceptions: tuple[Product, ...]
+    traffic: tuple[Traffic, ...]
+    before: Outcome
+    after: Outcome
+
+    def pieces(self) -> Iterator[tuple[Prefix, Prefix]]:
+        """The same as disjoint rectangles of prefixes without exceptions."""
+        width = WIDTHS[self.version]
+        less = flat(self.exceptions)
+        for subscriber in self.subscribers:
+            for endpoint in self.endpoints:
+                overlapping = [
+                    (a if a[1] > subscriber[1] else subscriber, b if b[1] > endpoint[1] else endpoint)
+                    for a, b in less
+                    if (contains(subscriber, a, width) or contains(a, subscriber, width))
+                    and (contains(endpoint, b, width) or contains(b, endpoint, width))
+                ]
+                yield from cut(subscriber, endpoint, overlapping, width)
+
+
+@dataclass(slots=True)
+class Difference:
+    """changes: every point whose verdict differs, once. covered_by: registrations that went, and what covers all or part of theirs now."""
+
+    old: Side
+    new: Side
+    changes: list[Change] = field(default_factory=list)
+    covered_by: dict[int, set[Label]] = field(default_factory=lambda: defaultdict(set))
+
+
+class _Row(NamedTuple):
+    subscriber: Prefix
+    endpoint: Prefix
+    exceptions: tuple[Product, ...]
+    ports: Ports
+    before: Outcome
+    after: Outcome
+    is_turned: bool
+
+
+def difference(old: Side, new: Side) -> Difference:
+    """What changes from old to new, in both families."""
+    result = Difference(old, new)
+    if not judge_alike(old.policy, new.policy):
+        _add(result, old, new)
+        return result
+    old_rest, new_rest, lost, gained = apart(old.entries, new.entries, old.policy)
+    _add(result, Side(old.policy, old_rest), Side(new.policy, new_rest))
+    nobody = Side(old.policy, {})
+
+    def traffic(entry: Entry, version: int) -> list[tuple[Traffic, ...]]:
+        alone = Difference(Side(old.policy, {entry.registration: entry}), nobody)
+        return [change.traffic for change in _changes(alone, version)]
+
+    stopped = Outcome(new.stop)
+    for entries, is_lost in ((lost, True), (gained, False)):
+        for version, entry, lines, endpoints, kinds in each_alone(entries, traffic):
+            passes = Outcome("pass", entry.registration)
+            ends = (passes, stopped) if is_lost else (stopped, passes)
+            result.changes += [Change(version, lines, endpoints, (), kind, *ends) for kind in kinds]
+    return result
+
+
+def _add(result: Difference, old: Side, new: Side) -> None:
+    """Put what changes between two sides into the result, the general way."""
+    part = Difference(old, new, covered_by=result.covered_by)
+    for version in WIDTHS:
+        result.changes += _changes(part, version)
+
+
+def _changes(result: Difference, version: int) -> list[Change]:
+    alone = Alone((result.old, result.new), version)
+    rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
+    found: dict[object, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
+    for look, transport in LOOKS.items():
+        significant = result.old.ports(transport) | result.new.ports(transport)
+        classes: dict[tuple[Judged, Judged], Ports] = {}
+        for port in sorted(significant):
+            pair = (result.old.judged(look, port, version), result.new.judged(look, port, version))
+            classes[pair] = classes.get(pair, NO_PORT).either(Ports(False, frozenset((port,))))
+        pair = (result.old.judged(look, 0, version), result.new.judged(look, 0, version))
+        classes[pair] = classes.get(pair, NO_PORT).either(Ports(True, frozenset(significant)))
+        for pair, ports in classes.items():
+            if pair[0].is_never and pair[1].is_never:
+                continue
+            if pair not in rows:
+                rows[pair] = []
+                for row in _rows(result, *pair, version, alone):
+                    key, turned = _key(row)
+                    rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
+            for row, traffic in rows[pair]:
+                here = row.ports.both(ports)
+                if not here.is_none:
+                    way = (look, row.is_turned)
+                    traffic[way] = traffic[way].either(here) if way in traffic else here
+    return _grouped(version, [each for each in found.values() if each[1]])
+
+
+def _rows(result: Difference, before: Judged, after: Judged, version: int, alone: Alone) -> Iterator[_Row]:
+    regions = tuple(dict.fromkeys((*regions_of(before), *regions_of(after))))
+    old, new = result.old.layers(before, version, regions), result.new.layers(after, version, regions)
+    empty: dict[object, int] = {}
+    ended = result.old.entries.keys() - result.new.entries.keys()
+    for mine, theirs in ((old, new), (new, old)):
+        for layer in mine:
+            for rect in layer.cover.rects:
+                other = next((same for each in theirs if (same := each.cover.same(rect)) is not None), None)
+                if other is not None:
+                    if mine is old and rect.label in ended and isinstance(rect.label, int):
+                        result.covered_by[rect.label].add(other.label)
+                    continue
+                named = Outcome("pass", rect.label)
+                ends = (named, Outcome(result.new.stop)) if mine is old else (Outcome(result.old.stop), named)
+                is_alone = layer.is_registered and alone.holds(rect, layer.is_turned)
+                overlapping = list(_overlaps(rect, layer, mine, theirs, is_alone))
+                if mine is old and rect.label in ended and isinstance(rect.label, int):
+                    result.covered_by[rect.label] |= {
+                        label for _, _, label, is_own in overlapping if not is_own
+                    }
+                parts = [(port, product) for port, product, _, _ in overlapping]
+                for ports, less in _by_port(rect, parts, version, empty):
+                    yield _Row(rect.subscriber, rect.endpoint, less, ports, *ends, layer.is_turned)
+    if result.old.stop != result.new.stop:
+        whole = Rect(WHOLE, WHOLE, 0, (9,), "")
+        parts = [part[:2] for layer in (*old, *new) for part in layer.cover.overlaps(whole)]
+        for ports, less in _by_port(whole, parts, version, empty):
+            ends = Outcome(result.old.stop), Outcome(result.new.stop)
+            yield _Row(WHOLE, WHOLE, less, ports, *ends, False)
+
+
+def _overlaps(
+    rect: Rect, layer: Layer, mine: list[Layer], theirs: list[Layer], is_alone: bool
+) -> Iterator[tuple[int, Product, Label, bool]]:
+    for each in theirs:
+        if is_alone and each.is_registered:
+            continue
+        for part in each.cover.overlaps(rect):
+            yield *part, False
+    for each in mine:
+        if each.level <= layer.level and not (is_alone and each.is_registered):
+            before = rect.rank if each.level == layer.level else None
+            for part in each.cover.overlaps(rect, before):
+                yield *part, True
+
+
+def _by_port(
+    rect: Rect, parts: list[tuple[int, Product]], version: int, empty: dict[object, int]
+) -> Iterator[tuple[Ports, tuple[Product, ...]]]:
+    """The rectangle's ports, apart where different parts are taken away; not those for which nothing is left."""
+    general = _once(product for port, product in parts if port in (0, rect.port))
+    special: dict[int, list[Product]] = {}
+    if rect.port == 0:
+        for port, product in parts:
+            if port:
+                special.setdefault(port, []).append(product)
+        rest = Ports(True, frozenset(special))
+    else:
+        rest = Ports(False, frozenset((rect.port,)))
+    if _is_gone(rect, general, version, empty):
+        return
+    yield rest, general
+    together: dict[object, tuple[tuple[Product, ...], set[int]]] = {}
+    for port, products in special.items():
+        less = _once((*general, *products))
+        together.setdefault(_less_key(less), (less, set()))[1].add(port)
+    for less, ports in together.values():
+        if not _is_gone(rect, less, version, empty):
+            yield Ports(False, frozenset(ports)), less
+
+
+def _is_gone(rect: Rect, less: tuple[Product, ...], version: int, empty: dict[object, int]) -> bool:
+    """Whether nothing of the rectangle is left. empty: what was found before, and sizes of long lists."""
+    if not less:
+        return False
+    width = WIDTHS[version]
+    size = 1 << (2 * width - rect.subscriber[1] - rect.endpoint[1])
+    if sum(_size(a, width, empty) * _size(b, width, empty) for a, b in less) < size:
+        return False
+    if len(less) == 1 and len(less[0].subscribers) == len(less[0].endpoints) == 1:
+        return True  # it is as large
+    # Along one side only: the answer is the same for every rectangle with this other side.
+    key: object = None
+    if all(each.subscribers == (rect.subscriber,) for each in less):
+        key = (0, rect.endpoint, tuple(_identity(each.endpoints) for each in less))
+    elif all(each.endpoints == (rect.endpoint,) for each in less):
+        key = (1, rect.subscriber, tuple(_identity(each.subscribers) for each in less))
+    if key is None or key not in empty:
+        left = next(cut(rect.subscriber, rect.endpoint, flat(less), width), None)
+        if key is None:
+            return left is None
+        empty[key] = left is None
+    return bool(empty[key])
+
+
+def _size(prefixes: tuple[Prefix, ...], width: int, known: dict[object, int]) -> int:
+    """How many addresses they have at most: one that is in two of them counts twice."""
+    if len(prefixes) == 1:
+        return 1 << (width - prefixes[0][1])
+    key = id(prefixes)
+    if key not in known:
+        known[key] = sum(1 << (width - bits) for _, bits in prefixes)
+    return known[key]
+
+
+def _once(products: Iterable[Product]) -> tuple[Product, ...]:
+    return tuple(
+        {(_identity(each.subscribers), _identity(each.endpoints)): each for each in products}.values()
+    )
+
+
+def _identity(prefixes: tuple[Prefix, ...]) -> object:
+    """Short lists by value; long ones are shared, and alive while covers are."""
+    return prefixes if len(prefixes) == 1 else id(prefixes)
+
+
+def _key(row: _Row) -> tuple[object, _Row]:
+    """Rows that differ in traffic and direction only have the same key; the row as the registration sees it."""
+    if row.is_turned:
+        less = tuple(product.turned for product in row.exceptions)
+        row = row._replace(subscriber=row.endpoint, endpoint=row.subscriber, exceptions=less)
+    return (row.subscriber, row.endpoint, _less_key(row.exceptions), row.before, row.after), row
+
+
+def _less_key(exceptions: tuple[Product, ...]) -> object:
+    return frozenset((_identity(each.subscribers), _identity(each.endpoints)) for each in exceptions)
+
+
+def _grouped(version: int, found: Iterable[tuple[_Row, dict[tuple[str, bool], Ports]]]) -> list[Change]:
+    """Rows as changes: those that differ in one side's prefix only are together."""
+    by_endpoint: dict[object, tuple[_Row, tuple[Traffic, ...], list[Prefix]]] = {}
+    known: dict[object, tuple[Traffic, ...]] = {}
+    for row, looks in found:
+        items = tuple(looks.items())
+        traffic = known.get(items)
+        if traffic is None:
+            traffic = known[items] = _traffic(looks)
+        key = (row.endpoint, _less_key(row.exceptions), row.before, row.after, traffic)
+        by_endpoint.setdefault(key, (row, traffic, []))[2].append(row.subscriber)
+    by_subscribers: dict[object, tuple[_Row, tuple[Traffic, ...], tuple[Prefix, ...], list[Prefix]]] = {}
+    for row, traffic, subscribers in by_endpoint.values():
+        for some in _disjoint(subscribers, version):
+            key = (some, _less_key(row.exceptions), row.before, row.after, traffic)
+            by_subscribers.setdefault(key, (row, traffic, some, []))[3].append(row.endpoint)
+    return [
+        Change(version, some, few, row.exceptions, traffic, row.before, row.after)
+        for row, traffic, some, endpoints in by_subscribers.values()
+        for few in _disjoint(endpoints, version)
+    ]
+
+
+def _disjoint(prefixes: list[Prefix], version: int) -> list[tuple[Prefix, ...]]:
+    """The prefixes in as few lists as leave no two nested ones together."""
+    lists: list[list[Prefix]] = []
+    width = WIDTHS[version]
+    for prefix in sorted(set(prefixes)):
+        for each in lists:
+            if not contains(each[-1], prefix, width):
+                each.append(prefix)
+                break
+        else:
+            lists.append([prefix])
+    return [tuple(each) for each in lists]
+
+
+def _traffic(looks: dict[tuple[str, bool], Ports]) -> tuple[Traffic, ...]:
+    found = []
+    for look in LOOKS:
+        forward, turned = looks.get((look, False), NO_PORT), looks.get((look, True), NO_PORT)
+        if forward == turned and not forward.is_none:
+            found.append(Traffic(look, forward, "either"))
+            continue
+        if not forward.is_none:
+            found.append(Traffic(look, forward, "subscriber"))
+        if not turned.is_none:
+            found.append(Traffic(look, turned, "endpoint"))
+    return tuple(found)

@@ -1,0 +1,130 @@
+"""Prefixes and rectangles of prefixes (subscriber side × endpoint side) of one address family. Pure.
+
+Two prefixes are nested or disjoint, so two rectangles overlap in a rectangle, and a rectangle less others can be cut into prefixes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
+
+Prefix = tuple[int, int]
+"""Address and length in bits. The width of the address is known from the family."""
+
+WHOLE: Prefix = (0, 0)
+WIDTHS = {4: 32, 6: 128}
+
+
+class Product(NamedTuple):
+    """Each prefix of the one side with each of the other. The tuples may be shared by many products."""
+
+    subscribers: tuple[Prefix, ...]
+    endpoints: tuple[Prefix, ...]
+
+    @property
+    def turned(self) -> Product:
+        return Product(self.endpoints, self.subscribers)
+
+
+def contains(outer: Prefix, inner: Prefix, width: int) -> bool:
+    """Whether inner lies in outer, or is it."""
+    shift = width - outer[1]
+    return outer[1] <= inner[1] and inner[0] >> shift == outer[0] >> shift
+
+
+def common(one: Prefix, other: Prefix, width: int) -> Prefix | None:
+    """What two prefixes share: the longer one, or nothing."""
+    longer, shorter = (one, other) if one[1] >= other[1] else (other, one)
+    return longer if contains(shorter, longer, width) else None
+
+
+def read(prefix: str) -> tuple[int, Prefix]:
+    """Family and prefix of CIDR notation that has been checked before (enforcer.cells.check_prefixes, policy files)."""
+    address, _, bits = prefix.partition("/")
+    version, family = (6, AF_INET6) if ":" in address else (4, AF_INET)
+    return version, (int.from_bytes(inet_pton(family, address), "big"), int(bits))
+
+
+def text(prefix: Prefix, version: int) -> str:
+    """CIDR notation."""
+    size, family = (4, AF_INET) if version == 4 else (16, AF_INET6)
+    return f"{inet_ntop(family, prefix[0].to_bytes(size, 'big'))}/{prefix[1]}"
+
+
+class Nest:
+    """Which keys of a mapping by prefix contain a prefix or lie in it. The mapping must not change meanwhile."""
+
+    def __init__(self, keys: Mapping[Prefix, object], width: int) -> None:
+        self._keys, self._width = keys, width
+        self._sorted = sorted(keys)
+        self._lengths = sorted({bits for _, bits in keys})
+
+    def outer(self, prefix: Prefix) -> Iterator[Prefix]:
+        """Those that contain it, itself among them, shortest first."""
+        address, length = prefix
+        for bits in self._lengths:
+            if bits > length:
+                return
+            shift = self._width - bits
+            key = (address >> shift << shift, bits)
+            if key in self._keys:
+                yield key
+
+    def inner(self, prefix: Prefix) -> list[Prefix]:
+        """Those that lie in it, itself not among them."""
+        if not self._lengths or prefix[1] >= self._lengths[-1]:
+            return []
+        start, stop = self._span(prefix)
+        return self._sorted[start:stop]
+
+    def count(self, prefix: Prefix) -> int:
+        """How many lie in it."""
+        if not self._lengths or prefix[1] >= self._lengths[-1]:
+            return 0
+        start, stop = self._span(prefix)
+        return stop - start
+
+    def _span(self, prefix: Prefix) -> tuple[int, int]:
+        address, bits = prefix
+        start = bisect_left(self._sorted, (address, bits + 1))
+        return start, bisect_left(self._sorted, (address + (1 << (self._width - bits)), 0), start)
+
+
+def cut(
+    subscriber: Prefix, endpoint: Prefix, less: list[tuple[Prefix, Prefix]], width: int
+) -> Iterator[tuple[Prefix, Prefix]]:
+    """Disjoint rectangles that are the given one less the others, each of which must overlap it."""
+    stack = [(subscriber, endpoint, less)]
+    while stack:
+        one, other, rest = stack.pop()
+        if not rest:
+            yield one, other
+            continue
+        if any(a[1] <= one[1] and b[1] <= other[1] for a, b in rest):
+            continue
+        # Along the side that some exception divides; the subscriber's first, so that pieces stay whole lines for long.
+        if any(a[1] > one[1] for a, _ in rest):
+            for half in _halves(one, width):
+                kept = [(a, b) for a, b in rest if _overlap(a, half, width)]
+                stack.append((half, other, kept))
+        else:
+            for half in _halves(other, width):
+                kept = [(a, b) for a, b in rest if _overlap(b, half, width)]
+                stack.append((one, half, kept))
+
+
+def flat(products: tuple[Product, ...]) -> list[tuple[Prefix, Prefix]]:
+    """The products as single rectangles."""
+    return [(a, b) for product in products for a in product.subscribers for b in product.endpoints]
+
+
+def _halves(prefix: Prefix, width: int) -> tuple[Prefix, Prefix]:
+    address, bits = prefix
+    return (address, bits + 1), (address | 1 << (width - bits - 1), bits + 1)
+
+
+def _overlap(one: Prefix, other: Prefix, width: int) -> bool:
+    shift = width - min(one[1], other[1])
+    return one[0] >> shift == other[0] >> shift

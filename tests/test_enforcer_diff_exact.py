@@ -1,0 +1,233 @@
+"""`enforcer diff` is exact: on small worlds its changes are the points whose verdict `decide` changes, each once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from itertools import product
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from enforcer.allowlist import Allowlist, Entry
+from enforcer.cells import Index, find
+from enforcer.decide import Flow, decide, recognise
+from enforcer.difference.changes import difference
+from enforcer.difference.sides import LOOKS, Side
+from enforcer.packet import parse
+from enforcer.policy import Exemption, NamedEndpoint, Policy
+from tests import enforcer_packets as made
+
+_KEEP = ("signature-wrong", "serial-wrong", "table-full", "dataplane-dead", "disk-full", "clock-jumped")
+POLICY = Policy.from_json(
+    {
+        "policy": "p",
+        "title": "for tests",
+        "mode": "enforce",
+        "governs": ["wireguard"],
+        "match": "subscriber",
+        "unregistered": {"action": "drop"},
+        "revocation": {"live-flows": "cut"},
+        "on-failure": {
+            "no-allowlist-yet": {"do": "block"},
+            "queue-full": {"do": "block"},
+            "feed-shrinks": {"by-more-than": "50%", "do": "keep"},
+            **{
+                key: {"after": "1m", "do": "keep"}
+                for key in ("registry-unreachable", "feed-stale", "agent-dead")
+            },
+            **{key: {"do": "keep"} for key in _KEEP},
+        },
+    }
+)
+# Eight addresses a family, in two halves four bits apart; each may stand on either side.
+ADDRESSES = {
+    4: [f"198.51.100.{n}" for n in (0, 1, 2, 3, 32, 33, 34, 35)],
+    6: ["2001:db8::", "2001:db8::1", "fd00::7"],
+}
+PREFIXES = (
+    *("198.51.100.0/30", "198.51.100.0/31", "198.51.100.1/32", "198.51.100.2/32", "198.51.100.32/30"),
+    *("198.51.100.32/32", "198.51.100.34/31", "198.51.100.0/26", "0.0.0.0/0"),
+    *("2001:db8::/127", "2001:db8::1/128", "::/0"),
+)
+PORTS = (443, 500, 1194, 51820, 40000)
+FROM = 50000  # a port that nothing names
+MESSAGES = {
+    "wireguard": made.WIREGUARD_INITIATION,
+    "openvpn-udp": made.OPENVPN_RESET,
+    "openvpn-tcp": made.behind_length(made.OPENVPN_RESET),
+    "ikev2": made.IKE_SA_INIT,
+    "l2tp": made.L2TP_SCCRQ,
+    "pptp": made.PPTP_REQUEST,
+    "other-udp": b"\xc0\0\0\0\1" + b"\xa5" * 60,
+    "other-tcp": b"\x16\x03\x01\x02\0\1\0\1\xfc\3\3" + b"\xa5" * 60,
+}
+# Shrinking takes minutes; when one fails, let it: add Phase.shrink.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+NUMBERS = {"esp": 50, "ah": 51, "l2tp-ip": 115, "gre": 47}
+
+
+def packet(look: str, source: str, destination: str, port: int):
+    if look in NUMBERS:
+        body = made.GRE_PPTP if look == "gre" else b"\xa5" * 32
+        return parse(made.ip(source, destination, NUMBERS[look], body))
+    if LOOKS[look] == "udp":
+        return parse(made.udp(source, destination, FROM, port, MESSAGES[look]))
+    return parse(made.tcp(source, destination, FROM, port, made.ACK | made.PSH, MESSAGES[look]))
+
+
+PACKETS = [
+    (look, source, destination, port, packet(look, source, destination, port))
+    for pool in ADDRESSES.values()
+    for look, source, destination in product(LOOKS, pool, pool)
+    for port in (PORTS if LOOKS[look] else (0,))
+]
+
+
+def some(values, least=0, most=2):
+    return st.lists(st.sampled_from(values), min_size=least, max_size=most, unique=True).map(tuple)
+
+
+protocols = st.sampled_from(
+    (*(("wireguard",), ("ikev2",), ("esp",)), *(("openvpn-tcp", "pptp"), ("l2tp",), ()))
+)
+entry = st.builds(
+    lambda lines, endpoints, ports, kinds: (lines, endpoints, ports, kinds),
+    some(PREFIXES, 1),
+    some(PREFIXES, 1),
+    some((443, 500, 51820)),
+    protocols,
+)
+entries = st.lists(entry, max_size=6).map(
+    lambda found: {number: Entry(number, f"r{number}", *each) for number, each in enumerate(found, 1)}
+)
+policies = st.builds(
+    lambda match, mode, stop, governs, by, named, exempt: replace(
+        POLICY,
+        match=match,
+        mode=mode,
+        action=stop,
+        police_bps=64000 if stop == "police" else None,
+        governs=governs,
+        recognise_by=by,
+        named_endpoints=tuple(NamedEndpoint(kind, *rest) for kind, *rest in named if kind in governs),
+        exempt=tuple(Exemption(f"x{n}", "why", *each) for n, each in enumerate(exempt)),
+    ),
+    st.sampled_from(("subscriber", "endpoint", "subscriber+endpoint")),
+    st.sampled_from(("enforce", "enforce", "observe")),
+    st.sampled_from(("drop", "drop", "reject", "police")),
+    st.sampled_from(
+        (
+            ("wireguard", "ikev2", "esp", "openconnect"),
+            ("wireguard", "l2tp", "pptp", "ikev2"),
+            ("openvpn-tcp", "esp", "wireguard", "openconnect"),
+        )
+    ),
+    st.sampled_from((("ports", "first-packets"), ("ports",), ("first-packets",))),
+    st.lists(
+        st.tuples(st.sampled_from(("openconnect", "wireguard")), some(PREFIXES, 1), some((443,))), max_size=1
+    ),
+    st.lists(
+        st.tuples(
+            some(("ikev2", "esp", "wireguard"), 0, 1),
+            some(PREFIXES, 0, 1),
+            some((500, 443), 0, 1),
+            some(PREFIXES),
+        ),
+        max_size=1,
+    ),
+)
+
+
+def told(old: Side, new: Side):
+    """(look, source, destination, port) -> (before, after) of the difference; a point that is told twice fails."""
+    found = {}
+    for change in difference(old, new).changes:
+        pool = [(text, int(ip_address(text))) for text in ADDRESSES[change.version]]
+        width = 32 if change.version == 4 else 128
+
+        def inside(prefix, pool=pool, width=width):
+            return [
+                text for text, number in pool if number >> width - prefix[1] == prefix[0] >> width - prefix[1]
+            ]
+
+        for subscriber, endpoint in change.pieces():
+            for look, ports, opened_by in change.traffic:
+                for port in PORTS if LOOKS[look] else (0,):
+                    if (port in ports.ports) == ports.is_all_but:
+                        continue
+                    for one, other in product(inside(subscriber), inside(endpoint)):
+                        ways = {"subscriber": [(one, other)], "endpoint": [(other, one)]}
+                        for way in ways.get(opened_by) or [(one, other), (other, one)]:
+                            key = (look, *way, port)
+                            # The same two ends, opened from either side, when one prefix stands on both sides.
+                            if key in found and opened_by == "either" and one == other:
+                                continue
+                            assert key not in found, f"{key} is told twice"
+                            found[key] = (change.before, change.after)
+    return found
+
+
+def verdict(packet, side: Side, index: Index):
+    found = decide(packet, Flow(), index, side.policy, 0)
+    if found.action == "police":
+        return "police 64kbit", found
+    return found.action, found
+
+
+def check(old_policy: Policy, old, new_policy: Policy, new) -> int:
+    old_side, new_side = Side(old_policy, old), Side(new_policy, new)
+    indexes = Index(old_policy.match, old.values()), Index(new_policy.match, new.values())
+    found = told(old_side, new_side)
+    differing = 0
+    for look, source, destination, port, packet in PACKETS:
+        before, old_verdict = verdict(packet, old_side, indexes[0])
+        after, new_verdict = verdict(packet, new_side, indexes[1])
+        seen = found.get((look, source, destination, port))
+        if before == after:
+            assert seen is None, (look, source, destination, port, seen)
+            continue
+        differing += 1
+        assert seen is not None, (look, source, destination, port, before, after)
+        assert (seen[0].verdict, seen[1].verdict) == (before, after)
+        for outcome, side, judged in ((seen[0], old_side, old_verdict), (seen[1], new_side, new_verdict)):
+            if outcome.verdict != "pass":
+                assert outcome.by is None
+            elif isinstance(outcome.by, int):
+                kind = recognise(packet, side.policy)
+                ends = (
+                    packet.version,
+                    kind.kind,
+                    packet.src,
+                    packet.src_port,
+                    packet.dst,
+                    packet.dst_port,
+                    0,
+                )
+                one = Allowlist(0, {outcome.by: side.entries[outcome.by]})
+                assert judged.reason == "registered" and find(one, side.policy.match, *ends)
+            else:
+                assert judged.reason == ("not-vpn" if outcome.by == "not-vpn" else "exempt")
+    return differing
+
+
+@settings(max_examples=15, deadline=None, phases=PHASES)
+@given(policy=policies, old=entries, new=entries)
+def test_changes_of_the_list_are_exactly_the_points_whose_verdict_differs(policy, old, new):
+    check(policy, old, policy, new)
+
+
+@settings(max_examples=30, deadline=None, phases=PHASES)
+@given(old_policy=policies, new_policy=policies, old=entries, new=entries)
+def test_changes_of_policy_and_list_are_exactly_the_points_whose_verdict_differs(
+    old_policy, new_policy, old, new
+):
+    check(old_policy, old, new_policy, new)
+
+
+@pytest.mark.nightly
+@settings(max_examples=2000, deadline=None, phases=PHASES)
+@given(old_policy=policies, new_policy=policies, old=entries, new=entries)
+def test_the_same_many_times(old_policy, new_policy, old, new):
+    check(old_policy, old, new_policy, new)
