@@ -73,6 +73,7 @@ def _play(make_dataplane, name: str, seed: int, count: int, singly_from: int, ta
             dataplane = make_dataplane(policy)
             held = {entry.registration: entry for entry in differential.ENTRIES}
             dataplane.load(Allowlist(1, held))
+            before = dataplane.counters()
         index = Index(policy.match, held.values())
         marks: dict[tuple, int] = {}
         ended: dict[int, int] = {}
@@ -83,7 +84,8 @@ def _play(make_dataplane, name: str, seed: int, count: int, singly_from: int, ta
                 sent = differential.random_packet(rng)
                 is_change = number % _CHANGE_EVERY == _CHANGE_EVERY - 1
                 if number >= singly_from or is_change or len(batch) == _BATCH or any(sent.flow == each.flow for each in batch):  # fmt: skip
-                    if not _agree(lab, dataplane, index, policy, marks, ended, batch, tally):
+                    before = _agree(lab, dataplane, index, policy, marks, ended, before, batch, tally)
+                    if before is None:
                         return first
                     batch, first = [], number
                 if is_change:
@@ -93,15 +95,19 @@ def _play(make_dataplane, name: str, seed: int, count: int, singly_from: int, ta
                     assert found is None, f"policy {name}, seed {seed}, packet {number}: {found}"
                 else:
                     batch.append(sent)
-            return None if _agree(lab, dataplane, index, policy, marks, ended, batch, tally) else first
+            after = _agree(lab, dataplane, index, policy, marks, ended, before, batch, tally)
+            return None if after is not None else first
         finally:
             with lab.inside():
                 dataplane.close()
 
 
-def _agree(lab: Router, dataplane, index, policy, marks, ended, batch, tally: Tally) -> bool:
-    """Send packets of different flows; whether the kernel counted each under decide()'s word and delivered what it lets pass."""
-    verdicts = []
+def _agree(lab: Router, dataplane, index, policy, marks, ended, before, batch, tally: Tally):
+    """Send packets of different flows. The counters after them, if the kernel counted each under decide()'s word and delivered
+    what it lets pass; else None. before: the counters now."""
+    if not batch:
+        return before
+    verdicts, after = [], before
     for sent in batch:
         mark = marks.get(sent.flow, UNJUDGED)
         verdicts.append(decide(parse(sent.data), Flow(mark, ended.get(mark)), index, policy, 1))
@@ -114,25 +120,25 @@ def _agree(lab: Router, dataplane, index, policy, marks, ended, batch, tally: Ta
         if verdict.passes
     )
     with lab.inside():
-        before = dataplane.counters()
         for side in (lab.client, lab.server):
             side.collect()
             side.seen.clear()
         for sent in batch:
             (lab.server if sent.from_server else lab.client).send(sent.data)
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 10
         while (
-            differential.changed(before, dataplane.counters()) != counted
-            or _arrived(lab) & expected != expected
+            _arrived(lab) & expected != expected
+            or differential.changed(before, after := dataplane.counters()) != counted
         ):
             if time.monotonic() > deadline_s:
-                return False
+                return None
+            time.sleep(0.001)  # reading counters may take processes (nfqueue)
         sent_keys = collections.Counter((sent.from_server, _forwarded(sent.data)) for sent in batch)
         if _arrived(lab) & sent_keys != expected:
-            return False
+            return None
     for sent, verdict in zip(batch, verdicts, strict=True):
         tally.add(sent.data, verdict)
-    return True
+    return after
 
 
 def _arrived(lab: Router) -> collections.Counter[tuple[bool, bytes]]:

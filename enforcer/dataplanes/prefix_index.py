@@ -36,7 +36,9 @@ class PrefixIndex:
             line_number = self._lines.take(Prefix(shape.version, line, shape.subscriber_bits))
             endpoint_number = self._endpoints.take(Prefix(shape.version, endpoint, shape.endpoint_bits))
             cell = (line_number, endpoint_number, shape.kind, port)
-            self._cells[cell] = tuple(sorted({*self._cells.get(cell, ()), entry.registration}))
+            there = self._cells.get(cell)
+            number = entry.registration
+            self._cells[cell] = (number,) if there is None else tuple(sorted({*there, number}))
 
     def remove(self, number: int) -> None:
         """Take an entry out; nothing happens when it is not there."""
@@ -89,23 +91,26 @@ class _Numbered:
 
     def __init__(self) -> None:
         self._prefixes: PrefixMap[int] = PrefixMap()
-        self._holders: dict[int, int] = {}
+        self._held: dict[
+            Prefix, list[int]
+        ] = {}  # number, and by how many; the trie is asked about addresses only
         self._next = 0
 
     def take(self, prefix: Prefix) -> int:
-        number = self._prefixes.get(prefix)
-        if number is None:
-            number = self._prefixes[prefix] = self._next
+        held = self._held.get(prefix)
+        if held is None:
+            self._prefixes[prefix] = self._next
+            held = self._held[prefix] = [self._next, 0]
             self._next += 1
-        self._holders[number] = self._holders.get(number, 0) + 1
-        return number
+        held[1] += 1
+        return held[0]
 
     def release(self, prefix: Prefix) -> int:
-        number = self._prefixes[prefix]
-        self._holders[number] -= 1
-        if not self._holders[number]:
-            del self._holders[number], self._prefixes[prefix]
-        return number
+        held = self._held[prefix]
+        held[1] -= 1
+        if not held[1]:
+            del self._held[prefix], self._prefixes[prefix]
+        return held[0]
 
     def covering(self, version: int, address: int) -> Iterable[tuple[int, int]]:
         """(prefix length, number) of each prefix that covers the address."""
