@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.policy import Policy, load_policy
+from enforcer.policy import AuditRules, Policy, load_policy
+from enforcer.privacy import Addresses
 from testbed.plan.plan import Registration, Stream, Subscriber, Tunnel
 from testbed.records import AuditRecord, EventRecord, FlowRecord, WitnessRecord
 from testbed.score.cause import EnforcerHistory, explain
@@ -360,3 +361,23 @@ def test_the_written_policy_stops_each_protocol_unless_registered(protocol):
     assert written(attempt, STRICT, truth.entries_at(0)).passes
     assert not written(attempt, STRICT, []).passes
     assert written(flow(WEB, transport="tcp", dst_port=443), STRICT, []).passes
+
+
+@pytest.mark.parametrize("setting", ["full", "prefix", "keyed-hash"])
+def test_an_enforcers_word_about_a_block_is_found_whatever_its_audit_keeps_of_addresses(setting: str) -> None:
+    policy = replace(STRICT, audit=AuditRules(setting))
+    own, other = flow(), flow(src_port=40001)
+    shown = Addresses(policy.audit)
+    ends = {"src": shown.shown(own.public_src), "dst": shown.shown(own.dst)}
+    ports = {"src_port": own.src_port, "dst_port": own.dst_port}
+    line = AuditRecord(own.scheduled_ns, "gw", "block", ends | ports)
+    history = EnforcerHistory([line], policy=policy)
+    assert history.says_blocked("gw", own)
+    assert not history.says_blocked("gw", other)  # control
+
+
+def test_the_ledgers_entries_have_the_category_the_form_gives() -> None:
+    for kind, category in (("company", "company"), ("hospital", "other")):
+        truth = truth_of(replace(PLAN, subscribers=(replace(ALICE, kind=kind), CAROL)), [])
+        [entry] = truth.entries_at(0)
+        assert entry.category == category

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from enforcer.policy import Policy
+from enforcer.privacy import Addresses
 from testbed.plan.plan import Plan
 from testbed.records import AuditRecord, EventRecord, FlowRecord
 from testbed.score.outcomes import Judged
@@ -47,15 +48,17 @@ class EnforcerHistory:
         self._applied: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._failures: dict[str, list[_Failure]] = defaultdict(list)
         self._blocks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        self._shown = _shown(policy)
         open_failures: dict[tuple[str, str], tuple[int, str]] = {}
         for line in audit:
             if line.kind == "applied" and line.data.get("serial") is not None:
                 self._applied[line.node].append((line.t_ns, int(line.data["serial"])))
             elif line.kind == "block":
                 data = line.data
-                self._blocks[
-                    line.node, data.get("src"), data.get("src_port"), data.get("dst"), data.get("dst_port")
-                ].append(line.t_ns)
+                src, dst = (self._shown(str(data.get(end))) for end in ("src", "dst"))
+                self._blocks[line.node, src, data.get("src_port"), dst, data.get("dst_port")].append(
+                    line.t_ns
+                )
             elif line.kind == "failure":
                 name, has_begun, do = _failure(line.data)
                 if has_begun:
@@ -86,8 +89,8 @@ class EnforcerHistory:
 
     def says_blocked(self, node: str, flow: FlowRecord) -> bool:
         """Whether the enforcer itself wrote down a block of this flow, in either direction, while the attempt ran."""
-        ends = [(flow.public_src, flow.src_port, flow.dst, flow.dst_port)]
-        ends.append((flow.dst, flow.dst_port, flow.public_src, flow.src_port))
+        src, dst = self._shown(flow.public_src), self._shown(flow.dst)
+        ends = [(src, flow.src_port, dst, flow.dst_port), (dst, flow.dst_port, src, flow.src_port)]
         times = [t_ns for each in ends for t_ns in self._blocks.get((node, *each), [])]
         since_ns = flow.scheduled_ns - _SAME_BLOCK_NS
         return any(since_ns <= t_ns <= flow.done_ns + _SAME_BLOCK_NS for t_ns in times)
@@ -100,6 +103,15 @@ class EnforcerHistory:
 
     def failures_at(self, node: str, t_ns: int) -> list[_Failure]:
         return [each for each in self._failures[node] if each.from_ns <= t_ns <= each.until_ns]
+
+
+def _shown(policy: Policy | None) -> Callable[[str], str]:
+    """How the audit writes an address. Keyed words, of a key that is gone, are as good as none: then the ports alone have to do."""
+    if policy is None or policy.audit.addresses == "full":
+        return str
+    if policy.audit.addresses == "keyed-hash":
+        return lambda _: ""
+    return Addresses(policy.audit).shown
 
 
 def explain(

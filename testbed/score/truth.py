@@ -5,8 +5,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from enforcer.allowlist import Entry
+from enforcer.policy_file import Category
 from testbed.plan.plan import Plan, Registration, Stream
 from testbed.records import EventRecord
 
@@ -22,6 +24,8 @@ _STATE_AFTER = {
     "renew": "active",
     "expire": "expired",
 }
+
+_CATEGORIES = get_args(Category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Truth:
     changes: dict[str, list[Change]]
     numbers: dict[str, int] = field(default_factory=dict)
     _serials: list[tuple[int, int]] = field(default_factory=list)
+    categories: dict[str, str] = field(default_factory=dict)
+    """The registry's category of each subscriber, as the registrar writes it on the form."""
 
     def state_at(self, registration: str, t_ns: int) -> str | None:
         """The official state at a moment; None before there was an application."""
@@ -98,6 +104,7 @@ class Truth:
             wanted.endpoint_prefixes,
             wanted.endpoint_ports,
             wanted.protocols,
+            category=self.categories.get(wanted.subscriber, ""),
         )
 
 
@@ -117,4 +124,5 @@ def truth_of(plan: Plan, events: Iterable[EventRecord]) -> Truth:
         state = data.get("state") or _STATE_AFTER.get(str(data.get("action")), changes[name][-1].state)
         changes[name].append(Change(event.t_ns, name, state, serial))
         serials.append((event.t_ns, max(serial, serials[-1][1] if serials else 0)))
-    return Truth({each.name: each for each in plan.registrations}, changes, numbers, serials)
+    categories = {each.name: each.kind if each.kind in _CATEGORIES else "other" for each in plan.subscribers}
+    return Truth({each.name: each for each in plan.registrations}, changes, numbers, serials, categories)
