@@ -316,8 +316,6 @@ def test_a_simulated_provider_is_slow_wrong_or_silent_and_the_same_each_time():
     [({}, Answer(0, True)), ({"subscriber_id": "NF-8"}, Answer(0, False, "unknown")), ({"subscriber_prefixes": ("203.0.113.0/24",)}, Answer(0, False, "wrong-address"))],
 )  # fmt: skip
 def test_a_simulated_provider_knows_its_lines(changes, expected):
-    from dataclasses import replace
-
     ledger = Ledger(":memory:", clock=lambda: 0)
     registration = ledger.apply(replace(FORM, **changes))
     assert answer(Provider("nf", lines={"NF-7": ("203.0.113.7/32",)}), registration, 0) == expected

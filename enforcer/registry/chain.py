@@ -43,7 +43,7 @@ class Head:
 
 def canonical(data: Any) -> str:
     """JSON with one way of writing it."""
-    return json.dumps(data, separators=(",", ":"), sort_keys=True)
+    return _write(data)
 
 
 def link(
@@ -66,3 +66,6 @@ def event_link(previous: bytes, event: LedgerEvent) -> bytes:
     return link(
         previous, event.sequence, event.at_ns, event.registration, event.action, event.actor, event.reason, canonical(event.data)
     )  # fmt: skip
+
+
+_write = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode

@@ -56,7 +56,7 @@ def read_events(file: str, lines: Iterable[str]) -> Iterator[LedgerEvent]:
     """What `event_line` wrote. Raises BadFile."""
     for number, line in enumerate(lines, start=1):
         try:
-            data = json.loads(line)
+            data = json.loads(line.rstrip())
             words = [data[key] for key in ("action", "actor", "reason", "hash")]
             if not all(isinstance(each, str) for each in words) or not isinstance(data["data"], dict):
                 raise ValueError("action, actor, reason and hash are texts, data an object")

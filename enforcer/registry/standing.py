@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from enforcer.registry.chain import canonical
 from enforcer.registry.form import Application
 from enforcer.registry.states import Registration
 
@@ -57,14 +56,14 @@ def promised(registration: Registration) -> tuple[Due, ...]:
 
 def form_key(form: Application) -> bytes:
     """The same for two forms that ask for the same thing for the same registrant: how duplicates are found. 8 bytes."""
-    asked = [
+    asked = (
         " ".join(form.registrant.casefold().split()),
-        sorted(form.subscriber_prefixes),
-        sorted(form.endpoint_prefixes),
-        sorted(form.endpoint_ports),
-        sorted(form.protocols),
-    ]
-    return hashlib.sha256(canonical(asked).encode()).digest()[:8]
+        " ".join(sorted(form.subscriber_prefixes)),
+        " ".join(sorted(form.endpoint_prefixes)),
+        " ".join(map(str, sorted(form.endpoint_ports))),
+        " ".join(sorted(form.protocols)),
+    )
+    return hashlib.sha256("\n".join(asked).encode()).digest()[:8]
 
 
 def provider_key(name: str) -> str:

@@ -37,6 +37,7 @@ def open_tables(path: str) -> sqlite3.Connection:
         if not is_there:
             database.executescript(_SCHEMA)
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA cache_size = -65536")  # KiB at most; the indexes of a million registrations
         _check_tail(database, path)
     except BaseException:
         database.close()
