@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
+from enforcer import kernel_counts, privileges
 from enforcer.allowlist import Allowlist, Entry
 from enforcer.dataplanes import Dataplane, DataplaneError
 from enforcer.policy import Policy, parse_policy
@@ -29,7 +30,11 @@ def probe() -> dict[str, Any]:
     """The findings. The host's network is not touched: the trying happens in a namespace made for it, by a child process."""
     argv = [sys.executable, "-m", "enforcer.doctor"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    findings: dict[str, Any] = {"kernel": platform.release(), "python": platform.python_version()}
+    findings: dict[str, Any] = {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "agent": agent_notes(),
+    }
     if done.returncode != 0:
         findings["problem"] = (
             done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the probe died"
@@ -41,6 +46,7 @@ def probe() -> dict[str, Any]:
 def render(findings: dict[str, Any]) -> str:
     """A table of what works, then what to know of each dataplane before one is chosen."""
     lines = [f"kernel {findings['kernel']}, Python {findings['python']}"]
+    lines += [f"agent: {note}" for note in findings["agent"]]
     if "problem" in findings:
         return "\n".join([*lines, f"nothing could be tried: {findings['problem']}"])
     lines[0] += "; each was tried in a network namespace of its own, and nothing is left of it"
@@ -57,6 +63,25 @@ def render(findings: dict[str, Any]) -> str:
 
 def _yes(is_so: bool) -> str:
     return "yes" if is_so else "no"
+
+
+def agent_notes() -> list[str]:
+    """What the agent meets here whatever its dataplane: its privileges, and the kernel's table of connections."""
+    has = privileges.held()
+    notes = []
+    for dataplane, needed in privileges.STARTING.items():
+        missing = [name for name in needed if name not in has and name != "CAP_SETPCAP"]
+        notes.append(
+            f"{dataplane} can be started by this user"
+            if not missing
+            else f"{dataplane} needs {', '.join(missing)}, which this user lacks: start it as root, or by systemd (enforcer/systemd)"
+        )
+    room = kernel_counts.conntrack_room()
+    if room is not None:
+        notes.append(
+            f"the kernel tracks at most {room[1]} connections, {room[0]} now; past that it drops new flows, VPN or not (nf_conntrack_max)"
+        )
+    return notes
 
 
 def _own_namespace() -> None:

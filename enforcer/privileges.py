@@ -76,6 +76,12 @@ def only(keep: Iterable[str]) -> None:
         _libc.prctl(_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0)
 
 
+def held() -> set[str]:
+    """Those of the capabilities named here that this thread may use."""
+    has = _permitted()
+    return {name for name, number in NUMBERS.items() if has >> number & 1}
+
+
 def _permitted() -> int:
     header = ctypes.create_string_buffer(struct.pack("=Ii", _VERSION_3, 0))
     data = ctypes.create_string_buffer(24)
