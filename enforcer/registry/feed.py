@@ -258,7 +258,8 @@ def signed_body(message: bytes | str, key: Keys) -> str:
 def _parse(body: str) -> Snapshot | SignedDelta | Standing:
     try:
         # Entry by entry through Python, so that other threads get their turn while a long list is read.
-        data = json.loads(body, object_hook=_entry_or_object)
+        shared: dict[Any, Any] = {}
+        data = json.loads(body, object_hook=lambda each: _entry_or_object(each, shared))
         if data["schema"] != SCHEMA:
             raise WrongSchema(f"schema is {data['schema']!r}; this enforcer understands {SCHEMA!r}")
         serial, issued_ns = _count(data["serial"]), _count(data["issued_ns"])
@@ -281,8 +282,8 @@ def _parse(body: str) -> Snapshot | SignedDelta | Standing:
     raise WrongSchema(f"kind is {data['kind']!r}; it must be 'snapshot', 'delta' or 'serial'")
 
 
-def _entry_or_object(data: dict[str, Any]) -> Any:
-    return Entry.from_json(data) if "subscriber_prefixes" in data else data
+def _entry_or_object(data: dict[str, Any], shared: dict[Any, Any]) -> Any:
+    return Entry.from_json(data, shared) if "subscriber_prefixes" in data else data
 
 
 def _word(data: dict[str, Any], key: str) -> str:
