@@ -99,7 +99,9 @@ class Ours:
             module = importlib.import_module(f"enforcer.dataplanes.{name}")
         except ModuleNotFoundError as error:
             raise Unavailable(f"the package has no {name} dataplane ({error})") from error
-        policy = parse_policy((files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8"))
+        policy = parse_policy(
+            (files("enforcer") / "policies" / "registered-pairs.policy.yaml").read_text("utf-8")
+        )
         made = getattr(module, f"{name.capitalize()}Dataplane")
         try:
             self.dataplane = made(policy, inside=("gc",)) if name == "bpf" else made(policy)
@@ -109,7 +111,8 @@ class Ours:
 
     def load(self, indices: Sequence[int]) -> Callable[[], None]:
         """Prepares the list, so that only its loading is timed."""
-        allowlist = Allowlist(1, {index + 1: entry(index) for index in indices})
+        shared: dict[Any, Any] = {}
+        allowlist = Allowlist(1, {index + 1: entry(index, shared) for index in indices})
         return lambda: self.dataplane.load(allowlist)
 
     def delta(self, add: Sequence[int], remove: Sequence[int]) -> Callable[[], None]:
@@ -199,9 +202,13 @@ class _Server:
             receiver.close()
         return found
 
-    def updates(self, count: int) -> list[tuple[int, float, int]]:
-        """(updates, resident megabytes, descriptors) at each tenth of so many single changes at a steady size."""
-        found = []
+    def updates(self, count: int, budget_s: float) -> list[tuple[int, float, int]]:
+        """(updates, resident megabytes, descriptors) at each tenth of so many single changes at a steady size.
+
+        It ends before the last when its time is over.
+        """
+        found: list[tuple[int, float, int]] = []
+        end = time.monotonic() + budget_s
         before = self._unused()
         self._step([before], [])()
         for number in range(1, count + 1):
@@ -213,6 +220,8 @@ class _Server:
                 self._pump()
             if number % (count // 10) == 0:
                 found.append((number, _resident_mb(), len(list(Path("/proc/self/fd").iterdir()))))
+                if len(found) > 1 and time.monotonic() > end:
+                    break
         return found
 
     def revocations(self, flows: int, most: int, budget_s: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +12,17 @@ from typing import Any
 from dataplanes_candidate import OTHERS, OURS, Candidate, Unavailable
 from dataplanes_traffic import (
     a_and_b,
+    bulk,
     first_packets,
+    iperf3,
     known_flow,
     percentile,
     round_trips,
     spread,
-    tcp,
 )
 
 SMALL = 1000  # what the cost of a packet at more entries is compared with
+_PACKETS = {"known": known_flow, "first": first_packets}
 _BROKEN = (OSError, AssertionError, Unavailable)  # one candidate's, and then said in the result
 _TOO_SLOW_S = 5.0  # an entry that takes longer: a thousand of them are not tried
 
@@ -34,7 +37,6 @@ class Settings:
     added: int
     revoked: int
     updates: int
-    tcp_seconds: int = 1
     round_trips: int = 4000
     only: tuple[str, ...] = ()
 
@@ -98,11 +100,9 @@ def _is_hopeless(name: str, result: dict[str, Any], size: int) -> bool:
 
 def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], size: int, result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
     """What is measured at every size: packets, and one entry more."""
-    repeats = 2 * settings.repeats
-    for title, make in (("known", known_flow), ("first", first_packets)):
+    for title, make in _PACKETS.items():
         say(f"{size:,} entries: packets of {title} flows")
-        figures = {each: make(each) for each in (plain, *there)}
-        for name, pairs in a_and_b(plain, there, repeats, lambda each: figures[each]()).items():  # noqa: B023
+        for name, pairs in _pairs(plain, there, 2 * settings.repeats, make, result).items():
             if title == "known":
                 pairs = [(1e9 / max(a, 1), 1e9 / max(b, 1)) for a, b in pairs]
                 result[name]["by_size"][size]["rate_ratio"] = asdict(spread([a / b for a, b in pairs]))
@@ -127,35 +127,55 @@ def _costs(settings: Settings, plain: Candidate, there: Sequence[Candidate], siz
         }
 
 
+def _pairs(
+    plain: Candidate,
+    others: Sequence[Candidate],
+    repeats: int,
+    make: Callable[[Candidate], contextlib.AbstractContextManager[Callable[[], Any]]],
+    result: dict[str, Any],
+) -> dict[str, list[tuple[Any, Any]]]:
+    """a_and_b of a figure; a candidate with which it fails is said so in the result, and the others go on."""
+
+    def give_up(each: Candidate, error: Exception) -> None:
+        result[each.name].setdefault("failed", []).append(f"{make.__name__} at {each.size:,}: {error}")
+
+    with contextlib.ExitStack() as stack:
+        figures = {plain: stack.enter_context(make(plain))}
+        for each in others:
+            try:
+                figures[each] = stack.enter_context(make(each))
+            except _BROKEN as error:
+                give_up(each, error)
+        there = [each for each in others if each in figures]
+        return a_and_b(plain, there, repeats, figures, give_up)
+
+
 def _largest(settings: Settings, plain: Candidate, there: Sequence[Candidate], small: dict[str, Candidate], result: dict[str, Any], say: Callable[[str], None]) -> None:  # fmt: skip
     say("cost against 1,000 entries")
-    for title, make in (("known", known_flow), ("first", first_packets)):
+    for title, make in _PACKETS.items():
         for each in there:
             base = small[each.name]
             if base is each:
                 continue
-            figures = {one: make(one) for one in (base, each)}
-            pairs = a_and_b(base, [each], 2 * settings.repeats, lambda one: figures[one]())[each.name]  # noqa: B023
-            ratios = [a / max(b, 1) if title == "known" else b / a for a, b in pairs]
-            result[each.name][f"growth_{title}"] = asdict(spread(ratios))
+            for name, pairs in _pairs(base, [each], 2 * settings.repeats, make, result).items():
+                ratios = [a / max(b, 1) if title == "known" else b / a for a, b in pairs]
+                result[name][f"growth_{title}"] = asdict(spread(ratios))
     say("round trips")
-    with contextlib.ExitStack() as stack:
-        trips = {each: stack.enter_context(round_trips(each)) for each in (plain, *there)}
-        found = a_and_b(plain, there, 2 * settings.repeats, lambda each: trips[each](settings.round_trips))
-        for name, pairs in found.items():
-            for title, share in (("median", 0.5), ("p999", 0.999)):
-                added = [(percentile(b, share) - percentile(a, share)) / 1000 for a, b in pairs]
-                result[name][f"rtt_{title}_us"] = asdict(spread(added))
-                result[name][f"rtt_plain_{title}_us"] = asdict(
-                    spread([percentile(a, share) / 1000 for a, _ in pairs])
-                )
-    say("TCP")
-    with contextlib.ExitStack() as stack:
-        flows = {each: stack.enter_context(tcp(each, settings.tcp_seconds)) for each in (plain, *there)}
-        for name, pairs in a_and_b(plain, there, settings.repeats, lambda each: flows[each]()).items():
-            result[name]["tcp_ratio"] = asdict(spread([b / a for a, b in pairs]))
-            result[name]["tcp_gbps"] = asdict(spread([b / 1e9 for _, b in pairs]))
-            result[name]["tcp_plain_gbps"] = asdict(spread([a / 1e9 for a, _ in pairs]))
+    trips = functools.partial(round_trips, count=settings.round_trips)
+    functools.update_wrapper(trips, round_trips)
+    for name, pairs in _pairs(plain, there, 2 * settings.repeats, trips, result).items():
+        for title, share in (("median", 0.5), ("p999", 0.999)):
+            added = [(percentile(b, share) - percentile(a, share)) / 1000 for a, b in pairs]
+            result[name][f"rtt_{title}_us"] = asdict(spread(added))
+            result[name][f"rtt_plain_{title}_us"] = asdict(
+                spread([percentile(a, share) / 1000 for a, _ in pairs])
+            )
+    for title, make, repeats in (("tcp", bulk, 4 * settings.repeats), ("iperf3", iperf3, settings.repeats)):
+        say(f"TCP, {title}")
+        for name, pairs in _pairs(plain, there, repeats, make, result).items():
+            result[name][f"{title}_ratio"] = asdict(spread([b / a for a, b in pairs]))
+            result[name][f"{title}_gbps"] = asdict(spread([b / 1e9 for _, b in pairs]))
+            result[name][f"{title}_plain_gbps"] = asdict(spread([a / 1e9 for a, _ in pairs]))
     for each in there:
         try:
             _changes(settings, each, result[each.name], say)
@@ -174,7 +194,7 @@ def _changes(
     if each.name not in OURS:
         return
     say(f"{settings.updates:,} updates: {each.name}")
-    figures["updates"] = each.ask("updates", settings.updates)
+    figures["updates"] = each.ask("updates", settings.updates, 60.0)
     say(f"revocations at {settings.flows:,} flows: {each.name}")
     each.forget_flows()
     start = time.monotonic()

@@ -80,7 +80,9 @@ def _growth(key: str) -> Callable[..., Any]:
 
 
 ROWS = (
-    Row("TCP ÷ plain", _spread("tcp_ratio"), 0.97, 0.93, True),
+    Row("TCP ÷ plain, one thread", _spread("tcp_ratio"), 0.97, 0.93, True),
+    Row("TCP ÷ plain, iperf3", _spread("iperf3_ratio"), 0.97, 0.93, True),
+    Row("TCP, one thread, Gbit/s", _spread("tcp_gbps", 1)),
     Row("64-byte packets ÷ plain", _spread("rate_ratio", at_size=True), 0.90, 0.85, True),
     Row("RTT added, median, µs", _spread("rtt_median_us", 1), 5, 5),
     Row("RTT added, p99.9, µs", _spread("rtt_p999_us", 1), 30, 30),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 import resource
 import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from dataplanes_world import CLIENT_PORT, Burst, ends, inside
 _WINDOWS = 6
 _BURSTS = 32
 FIRST_PACKETS = 2048
+_CHUNK, _WINDOW = 128 << 10, 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,33 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def a_and_b(
-    plain: Candidate, others: Sequence[Candidate], repeats: int, figure: Callable[[Candidate], Any]
+    plain: Candidate,
+    others: Sequence[Candidate],
+    repeats: int,
+    figures: Mapping[Candidate, Callable[[], Any]],
+    give_up: Callable[[Candidate, Exception], None],
 ) -> dict[str, list[tuple[Any, Any]]]:
-    """(plain, candidate) pairs measured one right after the other, all candidates in turn, which of the two first alternating."""
-    pairs: dict[str, list[tuple[Any, Any]]] = {each.name: [] for each in others}
+    """(plain, candidate) pairs measured one right after the other, all candidates in turn, which of the two first alternating.
+
+    A candidate whose figure fails is given up and not in the result. Raises what plain's figure raises.
+    """
+    pairs: dict[Candidate, list[tuple[Any, Any]]] = {each: [] for each in others}
     for repeat in range(repeats):
-        turned = list(others) if repeat % 4 < 2 else list(reversed(others))
-        for other in turned:
-            if repeat % 2:
-                value = figure(other)
-                pairs[other.name].append((figure(plain), value))
-            else:
-                pairs[other.name].append((figure(plain), figure(other)))
-    return pairs
+        for other in list(pairs) if repeat % 4 < 2 else list(reversed(pairs)):
+            before = figures[plain]() if repeat % 2 == 0 else None
+            try:
+                value = figures[other]()
+            except (OSError, AssertionError) as error:
+                del pairs[other]
+                give_up(other, error)
+                continue
+            pairs[other].append((before if repeat % 2 == 0 else figures[plain](), value))
+    return {each.name: found for each, found in pairs.items()}
 
 
-def known_flow(candidate: Candidate) -> Callable[[], float]:
-    """Measures packets a second of one registered flow of 64-byte packets: what arrived; the best of six windows of 2,048."""
+@contextmanager
+def known_flow(candidate: Candidate) -> Iterator[Callable[[], float]]:
+    """Gives a function that measures packets a second of one registered flow of 64-byte packets: what arrived; the best of six windows of 2,048."""
     index = _udp_index(candidate.size - 1)
     burst = Burst([candidate.road.frame(index)] * 64)
 
@@ -73,11 +85,12 @@ def known_flow(candidate: Candidate) -> Callable[[], float]:
         return max(_window(candidate, burst) for _ in range(_WINDOWS))
 
     measure()
-    return measure
+    yield measure
 
 
-def first_packets(candidate: Candidate, seed: int = 1) -> Callable[[], float]:
-    """Measures nanoseconds a packet, each the first of its flow, of registrations all over the list; the best of four goes."""
+@contextmanager
+def first_packets(candidate: Candidate, seed: int = 1) -> Iterator[Callable[[], float]]:
+    """Gives a function that measures nanoseconds a packet, each the first of its flow, of registrations all over the list; the best of four goes."""
     rng = random.Random(seed)
     bursts = [
         Burst([candidate.road.frame(_udp_index(rng.randrange(candidate.size))) for _ in range(64)])
@@ -113,12 +126,12 @@ def first_packets(candidate: Candidate, seed: int = 1) -> Callable[[], float]:
         return min(once() for _ in range(4))
 
     measure()
-    return measure
+    yield measure
 
 
 @contextmanager
-def round_trips(candidate: Candidate):
-    """Gives a function that measures n round trips of a registered flow, in nanoseconds each.
+def round_trips(candidate: Candidate, count: int) -> Iterator[Callable[[], list[int]]]:
+    """Gives a function that measures so many round trips of a registered flow, in nanoseconds each.
 
     One thread sends, takes the packet at the server, answers and takes the answer: no process has to be woken on the way.
     Trips during which the thread was put off its processor for another one are left out: they measure that other one.
@@ -138,10 +151,10 @@ def round_trips(candidate: Candidate):
     clock, to_server, at_server = time.perf_counter_ns, client.send, server.recv
     to_client, at_client = server.send, client.recv
 
-    def measure(count: int) -> list[int]:
+    def measure(most: int = count) -> list[int]:
         found: list[int] = []
         tried, put_off = 0, _put_off()
-        while len(found) < count and tried < 3 * count:
+        while len(found) < most and tried < 3 * most:
             tried += 1
             start = clock()
             to_server(b"x" * 18)
@@ -163,18 +176,73 @@ def round_trips(candidate: Candidate):
 
 
 @contextmanager
-def tcp(candidate: Candidate, seconds: int):
+def bulk(candidate: Candidate) -> Iterator[Callable[[], float]]:
+    """Gives a function that measures the bits a second of a registered TCP flow, written and read by one thread.
+
+    The kernel carries segments and acknowledgements inside the calls, so it is the processor time TCP takes, without what waking
+    another process costs on this machine. The best of 64 windows of 1 MB in which the thread was not put off.
+    """
+    index = _tcp_index(candidate, 2)
+    line, endpoint = candidate.road.give_addresses(index)
+    with inside(candidate.road.server):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind((endpoint, ends(index)[2]))
+        listener.listen(1)
+    with inside(candidate.road.client):
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.bind((line, 0))
+    client.settimeout(5.0)
+    client.connect((endpoint, ends(index)[2]))
+    server, _ = listener.accept()
+    listener.close()
+    for opened in (client, server):
+        opened.settimeout(5.0)
+    data, room = b"\xa5" * _CHUNK, bytearray(_CHUNK)
+
+    def window() -> float:
+        before, start = _put_off(), time.perf_counter_ns()
+        for _ in range(_WINDOW // _CHUNK):
+            client.sendall(data)
+            there = 0
+            while there < _CHUNK:
+                there += server.recv_into(room)
+        took = time.perf_counter_ns() - start
+        return _WINDOW * 8e9 / took if _put_off() == before else 0.0
+
+    def measure() -> float:
+        end = time.monotonic() + 10
+        found = [window() for _ in range(64)]
+        while not any(found):
+            if time.monotonic() > end:
+                raise OSError(
+                    "the machine is too busy: no 1 MB went through without another process on the processor"
+                )
+            found.append(window())
+        return max(found)
+
+    try:
+        for _ in range(32):  # until TCP's window has grown
+            window()
+        yield measure
+    finally:
+        client.close()
+        server.close()
+
+
+@contextmanager
+def iperf3(candidate: Candidate) -> Iterator[Callable[[], float]]:
     """Gives a function that measures the bits a second of iperf3 over a registered TCP flow (the median of its tenths)."""
-    index = next(
-        each for each in range(candidate.size // 3, candidate.size) if ends(each)[3] == "openvpn-tcp"
-    )
+    index = _tcp_index(candidate, 3)
     line, endpoint = candidate.road.give_addresses(index)
     port = str(ends(index)[2])
     server_argv = ["nsenter", f"--net={candidate.road.server}", "iperf3", "-s", "-p", port, "-B", endpoint]
     server = subprocess.Popen(server_argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     argv = ["nsenter", f"--net={candidate.road.client}", "iperf3", "-c", endpoint, "-p", port, "-B", line]
-    argv += ["-t", str(seconds), "-i", "0.1", "-J", "--connect-timeout", "2000"]
+    argv += ["-t", "1", "-i", "0.1", "-J", "--connect-timeout", "2000"]
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) > 1:  # one each: where the scheduler puts them is half of the spread
+        argv += ["-A", f"{processors[0]},{processors[1]}"]
 
     def measure() -> float:
         deadline = time.monotonic() + 5
@@ -196,6 +264,11 @@ def tcp(candidate: Candidate, seconds: int):
 
 def _put_off() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _tcp_index(candidate: Candidate, part: int) -> int:
+    start = candidate.size // part
+    return next(each for each in range(start, candidate.size) if ends(each)[3] == "openvpn-tcp")
 
 
 def _udp_index(index: int) -> int:

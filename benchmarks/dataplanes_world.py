@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from enforcer.allowlist import Entry
 
@@ -29,8 +30,8 @@ _FIRST_LINE, _FIRST_ENDPOINT = 0x0A000001, 0xC6120000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def entry(index: int) -> Entry:
-    """The index-th entry of every list, made as the feed's are: one line to one endpoint, one cell.
+def entry(index: int, shared: dict[Any, Any] | None = None) -> Entry:
+    """The index-th entry of every list, made as the feed's are (Entry.from_json): one line to one endpoint, one cell.
 
     Every fourth is OpenVPN over UDP, every fourth over TCP.
     """
@@ -45,7 +46,8 @@ def entry(index: int) -> Entry:
             "protocols": [protocol],
             "valid_from_ns": 0,
             "valid_until_ns": None,
-        }
+        },
+        shared,
     )
 
 
