@@ -46,7 +46,7 @@ def probe() -> dict[str, Any]:
 def render(findings: dict[str, Any]) -> str:
     """A table of what works, then what to know of each dataplane before one is chosen."""
     lines = [f"kernel {findings['kernel']}, Python {findings['python']}"]
-    lines += [f"agent: {note}" for note in findings["agent"]]
+    lines += [f"agent: {note}" for note in findings.get("agent", ())]
     if "problem" in findings:
         return "\n".join([*lines, f"nothing could be tried: {findings['problem']}"])
     lines[0] += "; each was tried in a network namespace of its own, and nothing is left of it"
