@@ -117,20 +117,26 @@ class Person:
         return self.send("/sign-in", {"account": name, "password": password})
 
 
+_VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+
 class Reading(HTMLParser):
-    """What a page consists of, for checks: tags with attributes, and the text that is seen or spoken."""
+    """What a page consists of, for checks: tags with attributes, and the text that is seen or spoken (not code, which is data)."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.texts: list[str] = []
         self._open: list[str] = []
+        self._said: dict[str, list[str]] = {}
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
         self.tags.append((tag, attributes))
-        self._open.append(tag)
+        self._said.setdefault(tag, []).append(attributes.get("aria-label", ""))
+        if tag not in _VOID:
+            self._open.append(tag)
         self.texts += [attributes[name] for name in ("aria-label", "title", "alt", "placeholder", "data-label") if name in attributes]  # fmt: skip
 
     def handle_endtag(self, tag: str) -> None:
@@ -138,8 +144,14 @@ class Reading(HTMLParser):
             pass
 
     def handle_data(self, data: str) -> None:
-        if data.strip() and "style" not in self._open:
+        for tag in set(self._open) if data.strip() else ():
+            self._said[tag][-1] += data.strip()
+        if data.strip() and not {"style", "code", "pre"} & set(self._open):
             self.texts.append(data.strip())
+
+    def words_of(self, tag: str) -> list[str]:
+        """What each element of a kind says: its label for the ear if it has one, else the text inside."""
+        return self._said.get(tag, [])
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]

@@ -31,6 +31,7 @@ class Registry:
     """A running registry and a client for it."""
 
     def __init__(self, folder: Path, **changes) -> None:
+        self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -28,7 +28,7 @@ def test_a_registrant_signs_up_applies_and_sees_the_application(site) -> None:
     answer = person.send("/my/apply", FIELDS)
     assert answer.headers["location"] == "/my/1?done=applied"
     page = person.see(answer.headers["location"]).text
-    assert "Your application is received." in page and "Your provider confirms" in page
+    assert "Your application is received." in page and "The Internet provider confirms the line" in page
     assert site.ledger.registration(1).application.subscriber_prefixes == ("203.0.113.7/32",)
 
 
@@ -62,7 +62,7 @@ def test_another_registrants_registration_is_not_there(site) -> None:
 
 ROLES = {
     "/my": "registrant", "/my/apply": "registrant", "/officer": "officer auditor", "/officer/1": "officer auditor", "/officer/appeals": "officer auditor",
-    "/provider": "provider", "/provider/1": "provider", "/audit": "officer auditor", "/account": "registrant officer provider auditor",
+    "/provider": "provider", "/provider/1": "provider", "/audit": "officer auditor", "/bulk": "officer registrant", "/account": "registrant officer provider auditor",
 }  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_a_second_language_is_a_file_and_no_page_says_a_word_that_is_not_in_it(t
     paths = {
         "": ["/", "/help", "/sign-in", "/sign-up", "/status", "/nowhere"],
         "ada": ["/my", "/my/apply", "/my/apply?category=freelancer", "/account", *(f"/my/1{path}" for path in MINE)],
-        "officer.khan": ["/officer", "/officer?state=", "/officer/1", "/officer/2", "/officer/appeals", "/audit"],
+        "officer.khan": ["/officer", "/officer?state=", "/officer/1", "/officer/2", "/officer/appeals", "/audit", "/bulk"],
         "northern": ["/provider", "/provider/2"],
     }  # fmt: skip
     seen = 0

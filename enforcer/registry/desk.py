@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import secrets
@@ -11,11 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from enforcer.registry.bulk import BulkReport, apply_all
+from enforcer.registry.chain import Head
+from enforcer.registry.exchange import BadFile, read_forms
 from enforcer.registry.feed import Signer
 from enforcer.registry.feed_calls import FeedCalls
 from enforcer.registry.ledger import Ledger, UnknownRegistration
-from enforcer.registry.states import LedgerEvent, Registration, application
+from enforcer.registry.standing import provider_key
+from enforcer.registry.states import LedgerEvent, Registration, State, application
+from enforcer.registry.verification import Verified, verify_chain
 from enforcer.registry.web.accounts import Account, Accounts
+
+MOST_ROWS = 10_000
+MOST_CHECKED = 20_000  # events; about 0.3 s
 
 Who = Literal["nobody", "applicant", "isp", "officer", "auditor"]
 _ROLES: Mapping[str, Who] = {
@@ -44,6 +51,14 @@ class Principal:
     owner: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where the chain of events stands, and whether all of it fits; verified None: too long to look at for a page."""
+
+    head: Head
+    verified: Verified | None
+
+
 NOBODY = Principal("nobody")
 
 
@@ -70,7 +85,7 @@ class Desk:
         self.accounts = accounts or Accounts(":memory:", clock)
         self._tokens, self._clock = tokens, clock
         self.feed = FeedCalls(ledger, key, clock)
-        self._owned: dict[str, list[int]] | None = None
+        self._checked: Chain | None = None
 
     # Who
 
@@ -86,7 +101,7 @@ class Desk:
         if account is not None:
             return self.of_account(account)
         held = token_sha256(token)
-        return Principal("applicant", owner=held) if held in self._by_owner() else NOBODY
+        return Principal("applicant", owner=held) if self.ledger.owned(held) else NOBODY
 
     def of_account(self, account: Account) -> Principal:
         held = owner(account.name) if account.role == "registrant" else ""
@@ -113,18 +128,19 @@ class Desk:
 
     def mine(self, by: Principal) -> list[Registration]:
         """The applicant's registrations, by number."""
-        numbers = {*self._by_owner().get(by.owner, ()), *(self.accounts.claims(by.name) if by.name else ())}
-        return [self.ledger.registration(number) for number in sorted(numbers)]
+        found = {each.number: each for each in self.ledger.owned(by.owner)}
+        for number in self.accounts.claims(by.name) if by.name else ():
+            found[number] = self.ledger.registration(number)
+        return [found[number] for number in sorted(found)]
 
-    def pending(self, by: Principal) -> list[Registration]:
-        """What waits: for officers everything that is pending, for a provider its own part."""
-        return [each for each in self.ledger.registrations("pending") if self._sees(each, by)]
-
-    def visible(self, by: Principal) -> list[Registration]:
-        """Every registration that this one may look at, by number."""
+    def visible(
+        self, by: Principal, state: State | None = None, after: int = 0, limit: int = -1
+    ) -> list[Registration]:
+        """Registrations that this one may look at, by number: at most `limit` of those after a number."""
         if by.role == "applicant":
-            return self.mine(by)
-        return [each for each in self.ledger.registrations() if self._sees(each, by)]
+            found = [each for each in self.mine(by) if each.number > after and state in (None, each.state)]
+            return found if limit < 0 else found[:limit]
+        return self.ledger.registrations(state, by.provider, after, limit)
 
     def of_provider(self, number: int, by: Principal) -> Registration:
         """The registration, if it names the provider. Raises UnknownRegistration."""
@@ -135,34 +151,29 @@ class Desk:
 
     def to_verify(self, by: Principal) -> list[Registration]:
         """What waits for this provider's answer, the earliest promise first."""
-        found = [
-            each for each in self.ledger.registrations() if each.waits_for_provider and self._sees(each, by)
-        ]
+        found = self.ledger.waiting_for_provider(by.provider)
         return sorted(found, key=lambda each: (each.verification_due_ns or 0, each.number))
 
     def open_appeals(self) -> list[Registration]:
         """Appeals and reports without an answer, the earliest promise first."""
-        found = [each for each in self.ledger.registrations() if each.appeal and each.appeal.is_open]
+        found = self.ledger.open_appeals()
         return sorted(found, key=lambda each: (each.appeal and each.appeal.due_ns or 0, each.number))
-
-    def counts(self) -> dict[str, int]:
-        """How many registrations are in each state."""
-        found: dict[str, int] = {}
-        for each in self.ledger.registrations():
-            found[each.state] = found.get(each.state, 0) + 1
-        return found
 
     def audit(
         self, before: int | None = None, number: int | None = None, action: str = "", by: str = ""
     ) -> Iterator[LedgerEvent]:
         """Events, newest first: those before a sequence number, of one registration, one action, one account or office."""
-        for event in reversed(list(self.ledger.events(number))):
-            if (
-                (before is None or event.sequence < before)
-                and action in ("", event.action)
-                and by in ("", event.by, event.actor)
-            ):
+        for event in self.ledger.events(number, action, before=before, is_newest_first=True):
+            if by in ("", event.by, event.actor):
                 yield event
+
+    def chain(self) -> Chain:
+        """Where the ledger stands; the whole chain is computed again while that takes no longer than a page may."""
+        head = self.ledger.head()
+        if self._checked is None or self._checked.head != head:
+            is_short = head.events <= MOST_CHECKED
+            self._checked = Chain(head, verify_chain(self.ledger._journal.database) if is_short else None)
+        return self._checked
 
     def now_ns(self) -> int:
         return self._clock()
@@ -174,9 +185,20 @@ class Desk:
         token = "" if by.name else secrets.token_urlsafe(24)
         held = by.owner if by.name else token_sha256(token)
         checked = application(form, self.ledger.rules.requires_documents)
-        registration = self.ledger.apply(checked, token_sha256=held, by=by.name)
-        self._by_owner().setdefault(held, []).append(registration.number)
-        return self._done(registration), token
+        return self._done(self.ledger.apply(checked, token_sha256=held, by=by.name)), token
+
+    def apply_all(self, file: str, text: str, by: Principal, is_trial: bool = False) -> BulkReport:
+        """Every row of a CSV or JSON Lines file, or none; the registrations are the account's. Raises BadFile."""
+        rows = read_forms(file, text)
+        if len(rows) > MOST_ROWS:
+            raise BadFile(
+                [f"{file}: {len(rows)} rows; write at most {MOST_ROWS}, and the rest in another file"]
+            )
+        actor = "officer" if by.role == "officer" else "applicant"
+        report = apply_all(self.ledger, rows, file, actor, by.owner, by.name, is_trial)
+        if report.is_applied:
+            self.feed.wake()
+        return report
 
     def verify(
         self, number: int, is_verified: bool, reason: str, by: Principal, why: str = ""
@@ -206,13 +228,6 @@ class Desk:
         self.own(number, by)
         return self._done(self.ledger.appeal(number, about, text, by=by.name))
 
-    async def expire_as_time_passes(self, period_s: float = 1.0) -> None:
-        """Expires what runs out, for ever. Nothing to do when approvals have no end."""
-        while self.ledger.rules.validity_ns is not None:
-            if self.ledger.expire_due():
-                self.feed.wake()
-            await asyncio.sleep(period_s)
-
     def close(self) -> None:
         """Lets everybody go who waits for a delta."""
         self.feed.close()
@@ -225,7 +240,9 @@ class Desk:
 
     def _sees(self, registration: Registration, by: Principal) -> bool:
         if by.role == "isp":
-            return not by.provider or same_name(registration.application.provider, by.provider)
+            return not by.provider or provider_key(registration.application.provider) == provider_key(
+                by.provider
+            )
         return by.role in ("officer", "auditor") or self._owns(registration, by)
 
     def _owns(self, registration: Registration, by: Principal) -> bool:
@@ -235,14 +252,6 @@ class Desk:
         return bool(held and given and hmac.compare_digest(held, given)) or (
             bool(by.name) and registration.number in self.accounts.claims(by.name)
         )
-
-    def _by_owner(self) -> dict[str, list[int]]:
-        if self._owned is None:
-            self._owned = {}
-            for each in self.ledger.registrations():
-                if each.token_sha256:
-                    self._owned.setdefault(each.token_sha256, []).append(each.number)
-        return self._owned
 
     def _done(self, registration: Registration) -> Registration:
         self.feed.wake()
@@ -257,8 +266,3 @@ def token_sha256(token: str) -> str:
 def owner(account: str) -> str:
     """What the ledger keeps of an account that applies, in the place of a token's hash; no token has this for a hash."""
     return f"account:{account}"
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether two spellings of a provider's name mean the same: neither case nor spaces count."""
-    return "".join(one.casefold().split()) == "".join(other.casefold().split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -31,10 +30,8 @@ def portal(desk: Desk, office: Office | None = None) -> Guard:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        expiry = asyncio.create_task(desk.expire_as_time_passes())
         yield
         desk.close()
-        expiry.cancel()
 
     async def failed(request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -136,19 +137,27 @@ async def _answer_appeal(call: Call[models.AppealAnswer, Any]) -> models.Status:
 
 async def _queue(call: Call[Any, Any]) -> models.Queue:
     desk = call.office.desk
-    pending = [status(desk, each) for each in desk.pending(call.by)]
+    pending = [status(desk, each) for each in desk.visible(call.by, "pending")]
     return models.Queue(pending=pending, serial=desk.ledger.serial)
 
 
 async def _list(call: Call[Any, models.ListQuery]) -> models.Listed:
     desk, query = call.office.desk, call.query
-    found = [
-        each
-        for each in desk.visible(call.by)
-        if each.number > query.after and query.state in (None, each.state)
-    ]
+    found = desk.visible(call.by, query.state, query.after, query.limit + 1)
     more = found[query.limit - 1].number if len(found) > query.limit else None
     return models.Listed(registrations=[status(desk, each) for each in found[: query.limit]], after=more)
+
+
+async def _bulk(call: Call[models.BulkRows, models.BulkQuery]) -> models.BulkAnswer:
+    lines = "\n".join(json.dumps(each) for each in call.body.rows)
+    report = call.office.desk.apply_all("rows.jsonl", lines, call.by, call.query.trial)
+    return models.BulkAnswer(
+        applied=report.is_applied,
+        rows=[
+            models.BulkLine(row=each.row, registration=each.registration, problems=list(each.problems))
+            for each in report.rows
+        ],
+    )
 
 
 _NUMBER = "/applications/{number:int}"
@@ -157,6 +166,18 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/applications", "apply", "Apply for a registration", _apply, models.Received,
         body=models.ApplicationForm, status=201,
         about="With an account's token the registration is the account's; without one, the answer's token is the only key to it.",
+    ),
+    Operation(
+        "POST",
+        "/applications/bulk",
+        "bulk",
+        "Many applications at once: all of them, or none and what is wrong with which",
+        _bulk,
+        models.BulkAnswer,
+        body=models.BulkRows,
+        query=models.BulkQuery,
+        roles=("applicant", "officer"),
+        about="With an account's token the registrations are the account's.",
     ),
     Operation("GET", "/applications", "list", "List the registrations that the token may see", _list, models.Listed, query=models.ListQuery, roles=ANYBODY_KNOWN),
     Operation("GET", _NUMBER, "look", "One registration: state, form, history", _look, models.Status, roles=ANYBODY_KNOWN),

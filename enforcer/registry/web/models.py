@@ -164,6 +164,27 @@ class Queue(BaseModel):
     serial: int
 
 
+class BulkRows(Model):
+    """Each row is a form as for one application; a wrong row is told in the answer, not refused with 422."""
+
+    rows: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
+
+
+class BulkQuery(Model):
+    trial: bool = Field(default=False, description="only say what is wrong")
+
+
+class BulkLine(BaseModel):
+    row: int
+    registration: int | None = Field(description="its number; null when nothing was applied for")
+    problems: list[str]
+
+
+class BulkAnswer(BaseModel):
+    applied: bool = Field(description="true: every row; false: none")
+    rows: list[BulkLine]
+
+
 class ListQuery(Model):
     """Nothing chosen: everything, from the lowest number."""
 

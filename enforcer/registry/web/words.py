@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
     "": (("/sign-in", "sign-in"), ("/sign-up", "sign-up")),
-    "registrant": (("/my", "my"), ("/my/apply", "apply"), ("/account", "account")),
-    "officer": (("/officer", "officer"), ("/officer/appeals", "appeals"), ("/audit", "audit"), ("/account", "account")),
+    "registrant": (("/my", "my"), ("/my/apply", "apply"), ("/bulk", "bulk"), ("/account", "account")),
+    "officer": (("/officer", "officer"), ("/officer/appeals", "appeals"), ("/bulk", "bulk"), ("/audit", "audit"), ("/account", "account")),
     "provider": (("/provider", "provider"), ("/account", "account")),
     "auditor": (("/audit", "audit"), ("/officer", "officer"), ("/officer/appeals", "appeals"), ("/account", "account")),
 }  # fmt: skip

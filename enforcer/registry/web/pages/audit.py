@@ -34,7 +34,7 @@ async def _audit(here: Page) -> Response:
         chosen=chosen,
         actions=actions,
         link=f"/audit?{urlencode(chosen)}&",
-        chain=None,
+        chain=here.desk.chain(),
     )
 
 

@@ -33,8 +33,10 @@ async def _queue(here: Page) -> Response:
     chosen = {name: here.query.get(name, "").strip()[:200] for name in ("state", "category", "verified", "q")}
     if "state" not in here.query:
         chosen["state"] = "pending"  # what waits for an officer comes first
-    found = [each for each in here.desk.ledger.registrations() if _fits(each, chosen)]
+    state: State | None = next((each for each in STATES if each == chosen["state"]), None)
+    found = [each for each in here.desk.ledger.registrations(state) if _fits(each, chosen)]
     pages = Pages.of(here.query, len(found))
+    counted = here.desk.ledger.counts()
     t = here.texts.t
     return here.html(
         "officer.html",
@@ -42,7 +44,7 @@ async def _queue(here: Page) -> Response:
         pages=pages,
         chosen=chosen,
         link=f"/officer?{urlencode(chosen)}&",
-        counts=[(state, number) for state, number in here.desk.counts().items() if number],
+        counts=[(each, counted[each]) for each in STATES if each in counted],
         states=[(each, t(f"state.{each}")) for each in STATES],
         categories=[(each, t(f"category.{each}")) for each in CATEGORIES],
         verified=[(each, t(f"verified.{each}")) for each in _VERIFIED],
