@@ -11,8 +11,8 @@ import click
 from enforcer.difference.command import diff
 from enforcer.explain_command import explain
 from enforcer.policy_commands import check, schema
-from enforcer.replay.command import replay
 from enforcer.registry.web.portal_command import portal
+from enforcer.replay.command import replay
 from enforcer.yamlfile import FileError
 
 
