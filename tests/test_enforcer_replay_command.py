@@ -18,6 +18,8 @@ from enforcer.policy import load_policy
 from enforcer.replay import command, replay_log, whose
 from enforcer.replay.judge import REASONS, RECOGNISED, Judge
 from enforcer.replay.lines import Lines
+from enforcer.replay.result import Result
+from enforcer.replay.source import Source
 from enforcer.replay.tally import Pairs, Rows
 from tests import replay_examples as examples
 from tests.replay_examples import FOLDER
@@ -433,3 +435,23 @@ def test_the_document_has_commands_and_names_every_part_of_the_json():
     names = set(found) | {key for part in found.values() if isinstance(part, dict) for key in part}
     names -= set(REASONS) | {found.protocol for found in RECOGNISED if found}
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+def test_progress_is_for_terminals_and_what_takes_long(monkeypatch, capsys, tmp_path):
+    source = Source(FOLDER / "border.pcap")
+    source.read(1000)
+    result = Result("x", "pcap", [])
+    result.seen[0] = 1234
+    clock = iter([0.0, 0.5, 2.0, 2.05, 3.0, 9.0])
+    monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    shown = command._Progress(source, result)
+    for _ in range(4):  # after half a second, two, a twentieth more, three
+        shown.tick()
+    shown.end()
+    written = capsys.readouterr().err
+    assert written.count("border.pcap, 1,234 flows") == 2 and written.endswith("\r\033[K")
+    quiet = command._Progress.__new__(command._Progress)
+    quiet._is_wanted = False
+    quiet.tick()
+    assert capsys.readouterr().err == ""

@@ -49,7 +49,7 @@ def column(values: pa.Array) -> Column:
     kind = values.type
     if pa.types.is_dictionary(kind):
         words = column(values.dictionary)
-        return words.take(values.indices.to_numpy(zero_copy_only=False))
+        return words.take(indices(values))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _texts(values.cast(pa.large_string()))
     if pa.types.is_integer(kind):
@@ -62,6 +62,14 @@ def column(values: pa.Array) -> Column:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _binaries(values)
     raise NotAddresses(f"a column of type {kind} holds no addresses; text, integers or 4 or 16 bytes do")
+
+
+def indices(values: pa.DictionaryArray) -> NDArray[Any]:
+    """A dictionary column's indices. Raises NotAddresses where a damaged file points beyond the dictionary: Arrow does not look."""
+    found = values.indices.to_numpy(zero_copy_only=False)
+    if len(found) and not (found.min() >= 0 and found.max() < len(values.dictionary)):
+        raise NotAddresses("a value points beyond the column's dictionary: the file is damaged")
+    return found
 
 
 def parse_four(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint32]:

@@ -79,7 +79,10 @@ class Converter:
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
         numbers = np.array([self._number(column, text) for text in values.dictionary.to_pylist()], np.uint8)
-        return numbers[values.indices.to_numpy(zero_copy_only=False)]
+        try:
+            return numbers[addresses.indices(values)]
+        except addresses.NotAddresses as error:
+            raise NotLines(column, str(error)) from error
 
     def _number(self, column: str, text: Any) -> int:
         number = self._protocols.get(text)

@@ -195,7 +195,7 @@ class Log:
                     found = list(self._converter.lines(pa.Table.from_batches([batch])))
                     done += len(batch)
                     yield from found
-            except (pa.ArrowException, OSError, NotLines) as error:
+            except (pa.ArrowException, OSError, NotLines, UnicodeDecodeError) as error:
                 part = metadata.row_group(group)
                 offset = min(
                     part.column(index).dictionary_page_offset or part.column(index).data_page_offset

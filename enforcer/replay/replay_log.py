@@ -55,7 +55,8 @@ class LogReplay:
         result = self.result
         sums = (len(lines), int(lines.packets.sum()), int(lines.bytes.sum()))
         result.seen = [before + more for before, more in zip(result.seen, sums, strict=True)]
-        result.saw(int(lines.start_ns.min()), int(lines.start_ns.max()))
+        if lines.start_ns.any():  # a log without times is judged as of --at
+            result.saw(int(lines.start_ns.min()), int(lines.start_ns.max()))
         judged = [judge(lines) for judge in self._judges]
         for side, each in zip(result.sides, judged, strict=True):
             mine = (lines.packets[each.at], lines.bytes[each.at])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ def report(result: Result, ends: Ends, allowlists: list[dict[str, Any]], top: in
         "source": _source(result),
         **_side(side, allowlists[0]),
         "at": None if result.at_ns is None else moment(result.at_ns),
-        "registrants": [_person(person) for person in everybody if person.sums[0]][:top],
+        "registrants": [_person(person) for person in [each for each in everybody if each.sums[0]][:top]],
         "registrants_in_all": sum(1 for person in everybody if person.sums[0] and person.registrant),
         "top": _top(looked_at, top),
         "uncounted": _uncounted(result, tables),
@@ -128,39 +128,51 @@ def does(policy: Policy) -> str:
 
 
 def _top(pairs: list[Pair], top: int) -> dict[str, Any]:
-    subscribers = summed(pairs, lambda pair: pair.subscriber_text)
-    endpoints = summed(pairs, lambda pair: (pair.endpoint_text, pair.protocol))
+    subscribers = summed(pairs, _subscriber, _endpoint)
+    endpoints = summed(pairs, _endpoint, _subscriber)
     return {
         "subscribers": [
-            {"subscriber": key, "endpoints": len({other[:2] for other in others}), **_sums(sums)}
-            for key, sums, others in subscribers[:top]
+            {"subscriber": each.first.subscriber_text, "endpoints": each.others, **_sums(each.sums)}
+            for each in subscribers[:top]
         ],
         "subscribers_in_all": len(subscribers),
         "endpoints": [
             {
-                "endpoint": key[0],
-                "protocol": key[1],
-                "subscribers": len({(other[0], other[2]) for other in others}),
-                **_sums(sums),
+                "endpoint": each.first.endpoint_text,
+                "protocol": each.first.protocol,
+                "subscribers": each.others,
+                **_sums(each.sums),
             }
-            for key, sums, others in endpoints[:top]
+            for each in endpoints[:top]
         ],
         "endpoints_in_all": len(endpoints),
         "pairs": [_pair(pair) for pair in _merged(pairs)[:top]],
     }
 
 
+def _subscriber(pair: Pair) -> tuple[Any, ...]:
+    return pair.version, pair.subscriber
+
+
+def _endpoint(pair: Pair) -> tuple[Any, ...]:
+    return pair.version, pair.endpoint, pair.port, pair.protocol
+
+
 def _merged(pairs: list[Pair]) -> list[Pair]:
     """Stopped pairs, one a pair of ends and protocol whatever the other policy says of parts of it."""
     found: dict[tuple[Any, ...], Pair] = {}
+    own: set[tuple[Any, ...]] = set()  # copied, so that the given ones stay as they are
     for pair in pairs:
         if pair.reason not in ("unregistered", "revoked"):
             continue
-        key = (pair.subscriber_text, pair.endpoint_text, pair.protocol, pair.reason)
-        if key in found:
-            found[key] += pair
+        key = (pair.subscriber, *_endpoint(pair), pair.reason)
+        if key not in found:
+            found[key] = pair
         else:
-            found[key] = replace(pair)
+            if key not in own:
+                own.add(key)
+                found[key] = copy(found[key])
+            found[key] += pair
     return sorted(found.values(), key=lambda pair: (-pair.flows, -pair.bytes))
 
 

@@ -92,11 +92,10 @@ class Tables:
                 (lines.src, lines.dst, lines.dst_port),
                 (lines.dst, lines.src, lines.src_port),
             ):
-                for position, group in enumerate(table.groups(src, dst, port)):
-                    if group >= 0:
-                        found[position].update(
-                            table.rows[table.first[group] : table.first[group + 1]].tolist()
-                        )
+                groups = table.groups(src, dst, port)
+                for position in np.flatnonzero(groups >= 0).tolist():
+                    group = groups[position]
+                    found[position].update(table.rows[table.first[group] : table.first[group + 1]].tolist())
         return [sorted(rows) for rows in found]
 
     def _first_valid(

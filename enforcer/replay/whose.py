@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ MISSES = {
     "other-line": "the endpoint is registered, from other lines (a changed address looks like this)",
     "nobody": "neither the line nor the endpoint is in any registration",
 }
+_COLUMNS = ("port", "code", "reason", "other", "registration", "flows", "packets", "bytes", "first", "last")
 # How many pairs are looked at one by one; those with the most flows.
 MOST_LOOKED_AT = 50_000
 
@@ -90,6 +91,14 @@ class Person:
     passes: list[int] = field(default_factory=lambda: [0, 0, 0])
 
 
+class Sum(NamedTuple):
+    """Flows, packets and bytes of several pairs; first is one of them, others counts what they were counted against."""
+
+    first: Pair
+    sums: list[int]
+    others: int
+
+
 class Whose:
     """Finds registrations near flows, among those that `ends` knows."""
 
@@ -119,26 +128,26 @@ class Whose:
             ]
         lines = self._by_line.members(alone(version, columns[0]), "any")
         endpoints = self._by_endpoint.members(alone(version, columns[1]), "any")
-        numbers = [_numbers(version, column) for column in columns]
-        for place, row in enumerate(
-            table.drop_columns([n for n in table.column_names if "_" in n or n in names]).to_pylist()
-        ):
-            found = RECOGNISED[row["code"]]
+        ends = [_numbers(version, column) for column in columns]
+        rest = [table.column(name).to_pylist() for name in _COLUMNS]
+        for place, (subscriber, endpoint, row) in enumerate(zip(*ends, zip(*rest, strict=True), strict=True)):
+            port, code, reason, other, registration, flows, packets, octets, first_ns, last_ns = row
+            found = RECOGNISED[code]
             pair = Pair(
                 version,
-                numbers[0][place],
-                numbers[1][place],
-                row["port"],
+                subscriber,
+                endpoint,
+                port,
                 found.protocol if found else "unknown",
-                REASONS[row["reason"]],
-                REASONS[row["other"]],
-                row["flows"],
-                row["packets"],
-                row["bytes"],
-                row["first"],
-                row["last"],
+                REASONS[reason],
+                REASONS[other],
+                flows,
+                packets,
+                octets,
+                first_ns,
+                last_ns,
             )
-            covered = self._numbered.get(row["registration"])
+            covered = self._numbered.get(registration)
             if covered and (pair.reason == "revoked" or pair.reason not in _STOPPED):
                 pair.entry = covered
             else:
@@ -202,18 +211,22 @@ def people(pairs: Iterable[Pair]) -> list[Person]:
     )
 
 
-def summed(pairs: Iterable[Pair], key: Any) -> list[tuple[Any, list[int], set[tuple[int, int, int]]]]:
-    """Flows, packets, bytes of stopped pairs by key(pair), most flows first; and the ends seen at the other side."""
-    found: dict[Any, tuple[list[int], set[tuple[int, int, int]]]] = {}
+def summed(pairs: Iterable[Pair], key: Callable[[Pair], Any], other: Callable[[Pair], Any]) -> list[Sum]:
+    """Stopped pairs summed by key(pair), most flows first; others is how many different other(pair) each has."""
+    found: dict[Any, tuple[Pair, list[int], set[Any]]] = {}
     for pair in pairs:
         if pair.reason in _STOPPED:
-            sums, others = found.setdefault(key(pair), ([0, 0, 0], set()))
-            sums[:] = _plus(sums, (pair.flows, pair.packets, pair.bytes))
-            others.add((pair.version, pair.endpoint, pair.subscriber))
-    return sorted(
-        ((each, sums, others) for each, (sums, others) in found.items()),
-        key=lambda item: (-item[1][0], -item[1][2]),
-    )
+            each = found.get(name := key(pair))
+            if each is None:
+                found[name] = (pair, [pair.flows, pair.packets, pair.bytes], {other(pair)})
+                continue
+            sums = each[1]
+            sums[0] += pair.flows
+            sums[1] += pair.packets
+            sums[2] += pair.bytes
+            each[2].add(other(pair))
+    sums_of = [Sum(pair, sums, len(others)) for pair, sums, others in found.values()]
+    return sorted(sums_of, key=lambda each: (-each.sums[0], -each.sums[2]))
 
 
 _STOPPED = {reason for reason, stopped in zip(REASONS, STOPPED, strict=True) if stopped}
