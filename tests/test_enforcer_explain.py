@@ -302,7 +302,7 @@ def test_the_list_is_compared_with_an_older_audit_that_names_no_registration(tmp
     assert "The list covers it now, by registration 7 (softhouse)" in text and "passes (registered)" in text
 
 
-def test_a_configuration_is_enough(tmp_path):
+def test_a_configuration_is_enough(tmp_path, monkeypatch):
     bench = Bench(tmp_path, PAIRS)
     bench.snapshot(3, bench_entry(7))
     (tmp_path / "feed.pub").write_text(KEY.public_key().public_bytes_raw().hex())
@@ -323,3 +323,9 @@ def test_a_configuration_is_enough(tmp_path):
     assert "drop (unregistered)" in run(
         "10.0.0.8", "198.51.100.9", "--proto", "wireguard", "--config", config
     )
+
+    state = {"failures": {"feed-stale": "block"}, "fallback": "block"}
+    monkeypatch.setattr("enforcer.known.ask", lambda path, command: state)
+    text = run("10.0.0.7", "198.51.100.9", "--proto", "wireguard", "--config", config)
+    assert "the enforcer runs, and says: feed-stale" in text and "by 'on-failure: feed-stale'" in text
+    assert "nothing else: without the failure it passes" in text

@@ -9,6 +9,8 @@ import json
 import os
 import queue
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from enforcer.packet import parse
 from enforcer.policy import AuditRules, parse_policy
 from enforcer.privacy import Addresses
 from enforcer.registry.feed import delta_body, sign, snapshot_body
+from enforcer.store import Store
 from tests import enforcer_packets as make
 from tests.agent_bench import KEY
 from tests.dataplane_lab import router, wait_until
@@ -257,3 +260,58 @@ def test_each_dataplane_counts_only_the_named_categories_and_its_audit_keeps_no_
     assert SECRET_PAYLOAD.decode() not in text
     assert not any(f'"{line[version]}"' in text for line in [*lines, SERVER] for version in (4, 6))
     assert not any(line[version] in text for line in lines for version in (4, 6) if version == 4)
+
+
+def test_a_glitch_in_the_kernels_table_is_told_from_a_missing_registration(tmp_path):
+    with router() as lab, Ticking(lab, tmp_path, _calm(STRICT), "nft", entry(7)) as agent:
+        assert delivered(lab, wireguard(4))
+        time.sleep(2.1)  # the list has had it for longer than any report takes (enforced._SURE_NS)
+        for found in json.loads(lab.run("nft", "-j", "list", "maps"))["nftables"]:
+            if "map" in found:
+                lab.run("nft", "flush", "map", "inet", "allowlist", found["map"]["name"])
+        assert not delivered(lab, wireguard(4, src_port=40001))
+        assert not delivered(lab, wireguard(4, src_port=40002, line=OTHER_LINE))
+        wait_until(lambda: len(agent.lines("block")) >= 2)
+    told = {line["src"]: (line["registration"], line["registration_state"]) for line in agent.lines("block")}
+    assert told == {LINE[4]: (7, "active"), OTHER_LINE[4]: (None, None)}
+
+
+@EACH
+@pytest.mark.nightly
+def test_the_program_lets_a_registration_begin_and_end_by_itself(tmp_path, kind):
+    """As above, with `enforcer run`: it has nothing but what it kept, and a registry that never answers."""
+    with router() as lab:
+        turn_ns = time.time_ns() + 20 * S
+        entries = (entry(7, valid_until_ns=turn_ns), entry(8, OTHER_LINE, valid_from_ns=turn_ns))
+        listing = Allowlist(1, {each.registration: each for each in entries})
+        store = Store(tmp_path / "state")
+        store.keep_snapshot(sign(snapshot_body(listing, time.time_ns()), KEY).encode())
+        (tmp_path / "feed.pub").write_text(KEY.public_key().public_bytes_raw().hex())
+        (tmp_path / "p.policy.yaml").write_text(json.dumps(_calm(STRICT).to_json()))
+        (tmp_path / "enforcer.json").write_text(
+            json.dumps(
+                {
+                    "policy": "p.policy.yaml",
+                    "dataplane": kind,
+                    "feed": {"url": "http://127.0.0.1:9/feed", "key": "feed.pub"},
+                    "state": "state",
+                    "audit": "audit.jsonl",
+                    "control": "sock",
+                    "inside": ["gc"],
+                }
+            )
+        )
+        argv = [sys.executable, "-m", "enforcer", "run", "--config", str(tmp_path / "enforcer.json")]
+        with lab.inside():
+            process = subprocess.Popen(argv)
+        try:
+            audit = tmp_path / "audit.jsonl"
+            wait_until(lambda: audit.exists() and '"applied"' in audit.read_text(), 15)
+            live, later = wireguard(4, 7777, data=make.WIREGUARD_DATA), wireguard(4, 7777, line=OTHER_LINE)
+            assert delivered(lab, wireguard(4, 7777)) and delivered(lab, live) and not delivered(lab, later)
+            wait_until(lambda: time.time_ns() > turn_ns - S // 4, 30)
+            assert delivered(lab, live) or time.time_ns() > turn_ns
+            wait_until(lambda: not delivered(lab, live) and delivered(lab, later), SLACK_S + 0.25)
+        finally:
+            process.terminate()
+            process.wait(10)
