@@ -36,7 +36,8 @@ def main() -> None:
         environment = {**os.environ, "ALLOWLAB_BENCH_WORLD": "1"}
         sys.exit(subprocess.call([*unshare, sys.executable, *sys.argv], env=environment))
     # Here, so that the candidates' processes do not hold matplotlib: their memory is a figure.
-    from dataplanes_report import missed, picture, table
+    from dataplanes_picture import picture
+    from dataplanes_report import missed, table
 
     entries = options.entries or (10_000 if options.quick else 100_000)
     settings = Settings(

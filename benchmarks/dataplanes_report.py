@@ -1,27 +1,10 @@
-"""The benchmark's table, what missed its target, and the picture of cost against entries."""
+"""The benchmark's table, and what missed its target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import matplotlib as mpl
-
-mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-# Okabe-Ito; never colour alone.
-_LOOKS = {
-    "bpf": ("#009E73", "o", "-"),
-    "nft": ("#0072B2", "s", "-"),
-    "nfqueue": ("#CC79A7", "^", "-"),
-    "tracking": ("#56B4E9", "x", ":"),
-    "interval set": ("#D55E00", "D", "--"),
-    "ipset": ("#E69F00", "v", "--"),
-    "python queue": ("#999999", "P", "--"),
-}
 
 
 @dataclass(frozen=True)
@@ -142,58 +125,6 @@ def missed(run: dict[str, Any]) -> Iterator[str]:
                     yield f"{name}: {row.title.strip()}: not measured, target {row.target(name):g}"
             elif row.is_reached(name, found[0]) is False:
                 yield f"{name}: {row.title.strip()}: {found[1]}, target {row.target(name):g}{_doubt(found[1], row.target(name))}"
-
-
-def picture(run: dict[str, Any], path: Path) -> None:
-    """Four panels over entries: a known flow's packet, a flow's first packet, one entry added, cold load."""
-    mpl.rcParams["svg.hashsalt"] = "dataplanes"
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), sharex=True)
-    panels = (
-        ("known_ns", "median", 1e-3, "packet of a known flow, µs", "linear"),
-        ("first_ns", "median", 1e-3, "first packet of a flow, µs", "linear"),
-        ("added_s", "median", 1e3, "one entry added → its packet passes, ms", "log"),
-        ("load_s", "", 1.0, "cold load, s", "log"),
-    )
-    for axis, (key, part, scale, label, kind) in zip(axes.flat, panels, strict=True):
-        plain: dict[int, float] = {}
-        for name, figures in run["candidates"].items():
-            if "unavailable" in figures:
-                continue
-            colour, mark, line = _LOOKS[name]
-            points = {
-                int(size): at_size[key][part] * scale if part else at_size[key] * scale
-                for size, at_size in figures["by_size"].items()
-                if key in at_size
-            }
-            if points and not (name == "tracking" and key == "load_s"):
-                axis.plot(list(points), list(points.values()), color=colour, marker=mark, ls=line, label=name)
-            for size, at_size in figures["by_size"].items():
-                other = at_size.get(key.replace("_ns", "_plain_ns"))
-                if key.endswith("_ns") and other:
-                    plain.setdefault(int(size), other["median"] * scale)
-        if plain:
-            axis.plot(
-                list(plain), list(plain.values()), color="#000000", ls="--", lw=1, label="plain forwarding"
-            )
-        axis.set(xscale="log", yscale=kind, ylabel=label)
-        if kind == "linear":
-            axis.set_ylim(bottom=0)
-        axis.grid(True, alpha=0.3)
-    for axis in axes[1]:
-        axis.set_xlabel("entries in the allowlist")
-    axes[0][0].legend(fontsize=8)
-    figure.suptitle("What an allowlist costs, by its length")
-    machine, settings = run["machine"], run["settings"]
-    figure.text(
-        0.01,
-        0.005,
-        f"{machine['processor']}, {machine['processors']} processors, Linux {machine['kernel']}, nft {machine['nft']}; commit {machine['commit']}; "
-        f"medians, n = {2 * settings['repeats']} for packets",
-        fontsize=7,
-    )
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
 
 
 def _doubt(text: str, target: float | None) -> str:
