@@ -68,6 +68,10 @@ def _go_on_as_little(config: Config) -> None:
         return
     mine = [*made, config.state, *config.state.iterdir(), *config.audit.parent.glob(f"{config.audit.name}*")]
     privileges.become(config.user, mine, keep)
+    if not (os.access(os.__file__, os.R_OK) and os.access(__file__, os.R_OK)):
+        raise ValueError(
+            f"{config.user} cannot read {os.__file__} and {__file__}; install Python and the enforcer where everybody may, such as /opt"
+        )
     for folder in folders:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ValueError(

@@ -70,7 +70,7 @@ def kind(data):
     )
 
 
-@pytest.mark.parametrize("dataplane", ["nft", "bpf", "nfqueue"])
+@pytest.mark.parametrize("dataplane", ["nft", "bpf", pytest.param("nfqueue", marks=pytest.mark.nightly)])
 def test_counters_are_what_a_tap_counts(dataplane, tmp_path):
     with bench(tmp_path / "bench", dataplane, {}) as made:
         made.begin()

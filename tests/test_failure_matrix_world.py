@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.world, pytest.mark.timeout(7200)]
 ALWAYS = {
     ("agent killed", "nft", "block"),
     ("feed forged", "nft", "keep"),
-    ("disk full", "nft", "keep"),
     ("clock -1 h", "nfqueue", "block"),
     ("agent hung", "bpf", "allow"),
 }
