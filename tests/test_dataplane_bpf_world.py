@@ -36,6 +36,7 @@ from tests.test_dataplane_world import (  # noqa: F401
     test_a_dead_agent_is_noticed_by_the_kernel,
     test_a_full_table_changes_nothing,
     test_a_line_registered_again_gets_through_on_the_same_flow,
+    test_a_list_loads_in_a_thread_while_everything_else_goes_on,
     test_blocks_are_counted_exactly_and_reported,
     test_exempt_gateways_are_reached_without_registration,
     test_failure_behaviours_change_everything_at_once_and_end,

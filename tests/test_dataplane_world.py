@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -330,6 +331,40 @@ def test_loading_again_keeps_counters_and_live_flows_and_cuts_what_is_gone(lab):
     again.load(listing(entry()))
     assert again.is_alive()
     assert not delivered(lab, wireguard(4, line=OTHER_LINE))
+
+
+def test_a_list_loads_in_a_thread_while_everything_else_goes_on(lab):
+    dataplane = Dataplane(lab, most_cells=20_000)
+    dataplane.load(listing(entry()))
+    many = [
+        entry(
+            100 + number,
+            subscriber_prefixes=(f"10.1.{number >> 8}.{number & 255}/32",),
+            endpoint_prefixes=(f"{SERVER[4]}/32",),
+            protocols=("wireguard",),
+        )
+        for number in range(8000)
+    ]
+    lines = [LINE, {4: "10.1.31.63", 6: LINE[6]}, OTHER_LINE]
+    failures = []
+
+    def load():
+        try:
+            dataplane.load(listing(entry(), *many))
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    rounds = 0
+    while thread.is_alive() or not rounds:
+        dataplane.beat()
+        assert dataplane.is_alive() and dataplane.counters() and not dataplane.lost_events()
+        dataplane.events()
+        rounds += 1
+    thread.join()
+    assert not failures
+    assert [delivered(lab, wireguard(4, line=line)) for line in lines] == [True, True, False]
 
 
 @NFT_ONLY

@@ -53,7 +53,11 @@ class Dataplane(Protocol):
         ...
 
     def load(self, allowlist: Allowlist) -> None:
-        """Enforce this list instead of whatever was loaded, in one step. Raises DataplaneError, TableFull."""
+        """Enforce this list instead of whatever was loaded, in one step. Raises DataplaneError, TableFull.
+
+        It takes seconds for a long list, so it may run in a thread of its own; meanwhile only beat, counters, is_alive, events
+        and lost_events may be called.
+        """
         ...
 
     def apply(self, delta: Delta) -> None:
