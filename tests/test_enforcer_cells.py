@@ -1,12 +1,14 @@
-"""The index gives what looking through all entries gives, whatever came and went."""
+"""Either index gives what looking through all entries gives, whatever came and went."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcer.allowlist import Allowlist, Entry
 from enforcer.cells import Index, find
+from enforcer.dataplanes.prefix_index import PrefixIndex
 
 _SUBSCRIBERS = ("10.0.0.1/32", "10.0.0.0/31", "10.0.0.0/24", "0.0.0.0/0", "fd00::1/128", "fd00::/64", "::/0")
 _ENDPOINTS = ("10.9.0.1/32", "10.9.0.0/30", "0.0.0.0/0", "fd09::1/128", "fd09::/127", "::/0")
@@ -33,16 +35,17 @@ v4 = st.sampled_from(("10.0.0.1", "10.0.0.0", "10.0.0.9", "10.9.0.1", "10.9.0.3"
 v6 = st.sampled_from(("fd00::1", "fd00::2", "fd09::1", "fd09::", "2001:db8::1"))
 
 
+@pytest.mark.parametrize("make_index", [Index, PrefixIndex])
 @settings(max_examples=300, deadline=None)
 @given(
     match=st.sampled_from(("subscriber", "endpoint", "subscriber+endpoint")),
     steps=st.lists(st.tuples(st.booleans(), entries), max_size=8),
     data=st.data(),
 )
-def test_the_index_agrees_with_looking_through_all(match, steps, data):
+def test_an_index_agrees_with_looking_through_all(make_index, match, steps, data):
     from ipaddress import ip_address
 
-    index, held = Index(match), {}
+    index, held = make_index(match), {}
     for is_added, entry in steps:
         index.remove(entry.registration)
         held.pop(entry.registration, None)
@@ -57,6 +60,9 @@ def test_the_index_agrees_with_looking_through_all(match, steps, data):
         now_ns = data.draw(st.sampled_from((0, 5, 7)))
         ends = (src.version, kind, int(src), ports[0], int(dst), ports[1], now_ns)
         assert index.find(*ends) == find(Allowlist(1, held), match, *ends)
+    for number in held:
+        index.remove(number)
+    assert not index.entries and index.count() == 0
 
 
 @settings(deadline=None)

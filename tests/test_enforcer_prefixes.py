@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytricia import PyTricia
 
-from enforcer.allowlist import Allowlist
-from enforcer.cells import find
-from enforcer.dataplanes.prefix_index import PrefixIndex
 from enforcer.prefixes import Prefix, PrefixMap
-from tests.test_enforcer_cells import _KINDS, entries, v4, v6
 
 
 @st.composite
@@ -107,46 +103,15 @@ def test_prefixes_made_of_numbers_are_checked_too():
             PrefixMap()[wrong] = 1
 
 
-@given(
-    match=st.sampled_from(("subscriber", "endpoint", "subscriber+endpoint")),
-    steps=st.lists(st.tuples(st.booleans(), entries), max_size=8),
-    data=st.data(),
-)
-def test_the_prefix_index_agrees_with_looking_through_all(match, steps, data):
-    index, held = PrefixIndex(match), {}
-    for is_added, entry in steps:
-        index.remove(entry.registration)
-        held.pop(entry.registration, None)
-        if is_added:
-            index.add(entry)
-            held[entry.registration] = entry
-    for _ in range(5):
-        either = data.draw(st.sampled_from((v4, v6)))
-        src, dst = ip_address(data.draw(either)), ip_address(data.draw(either))
-        kind = data.draw(st.sampled_from(_KINDS))
-        ports = data.draw(st.tuples(*[st.sampled_from((0, 500, 1194, 51820, 40000))] * 2))
-        ends = (
-            src.version,
-            kind,
-            int(src),
-            ports[0],
-            int(dst),
-            ports[1],
-            data.draw(st.sampled_from((0, 5, 7))),
-        )
-        assert index.find(*ends) == find(Allowlist(1, held), match, *ends)
-    for number in list(held):
-        index.remove(number)
-    assert len(index) == 0 and not index.entries
-
-
 # The traps: what the bare library does, and what the wrapper does instead. Should a release of pytricia close one, its first
 # half fails, and the wrapper's reason for being is one less.
 
 
 def test_trap_ipv6_in_the_default_trie():
     bare = PyTricia()
-    bare["2001:db8::/32"] = "registered"  # taken without a word; whether a longer one is found again is chance
+    bare["2001:db8::/32"] = (
+        "registered"  # taken without a word; whether a longer one is found again is chance
+    )
     assert bare.get("32.1.13.184") == "registered"  # an IPv4 address with the same 32 bits: over-allowed
 
     table = PrefixMap([("2001:db8:1::/48", "registered"), ("2001:db8::/32", "registered")])

@@ -273,9 +273,9 @@ class NfqueueDataplane:
                 conntrack.set_mark(self._conntrack, entry, REVOKED)
 
     def _check_size(self, index: PrefixIndex) -> None:
-        if len(index) > self._most_cells:
+        if index.count() > self._most_cells:
             raise TableFull(
-                f"the allowlist has {len(index)} cells; this dataplane takes at most {self._most_cells}"
+                f"the allowlist has {index.count()} cells; this dataplane takes at most {self._most_cells}"
             )
 
     def _answer_for_ever(self) -> None:

@@ -16,7 +16,7 @@ _Cell = tuple[int, int, str, int]  # a line's number, an endpoint's, the class o
 
 
 class PrefixIndex:
-    """Finds what `cells.find` finds. len() is the number of its cells."""
+    """Finds what `cells.find` finds; cells.Index with longest prefixes in the place of shapes."""
 
     def __init__(self, match: Match, entries: Iterable[Entry] = ()) -> None:
         self.match: Match = match
@@ -25,9 +25,6 @@ class PrefixIndex:
         self._cells: dict[_Cell, tuple[int, ...]] = {}
         for entry in entries:
             self.add(entry)
-
-    def __len__(self) -> int:
-        return len(self._cells)
 
     def add(self, entry: Entry) -> None:
         """Put an entry in; one of the same number must be removed first. Raises ValueError for a wrong prefix."""
@@ -84,6 +81,10 @@ class PrefixIndex:
                 if now_ns is None or is_valid(entry, now_ns):
                     return entry
         return None
+
+    def count(self) -> int:
+        """How many cells there are."""
+        return len(self._cells)
 
 
 class _Numbered:
