@@ -41,11 +41,14 @@ def written(
             for each in moments
         ],
     }
-    yield json.dumps(head, indent=1)[:-2] + ',\n "changes": ['
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    for number, (key, value) in enumerate(head.items()):
+        yield ("," if number else "{") + f'\n "{key}": {encode(value)}'
+    yield ',\n "changes": ['
     comma = "\n  "
     for change in difference.changes:
         for data in _change(change, difference, is_split):
-            yield comma + json.dumps(data, separators=(",", ":"))
+            yield comma + encode(data)
             comma = ",\n  "
     yield ("\n ]" if difference.changes else "]") + "\n}\n"
 

@@ -35,14 +35,15 @@ def apart(old: Entries, new: Entries, policy: Policy) -> tuple[Entries, Entries,
     }
     covers = {version: Cover(version) for version in WIDTHS}
     crowded: set[int] = set()
+    pairs_of: dict[int, list[tuple[int, tuple[Prefix, Prefix]]]] = {}
     for number in changed:
+        pairs_of[number] = pairs = []
         for entries in (old, new):
             if number in entries:
-                for version, pair in _pairs(entries[number]):
-                    covers[version].add(Rect(*pair, 0, (0,), number))
-    for number in changed:
-        sides = [entries[number] for entries in (old, new) if number in entries]
-        pairs = [pair for entry in sides for pair in _pairs(entry)]
+                pairs += _pairs(entries[number])
+        for version, pair in pairs:
+            covers[version].add(Rect(pair[0], pair[1], 0, (0,), number))
+    for number, pairs in pairs_of.items():
         if sum(1 for pair in pairs for _ in _touching(covers, *pair)) > len(pairs):
             crowded.add(number)
     for version, pair in _special(policy):
@@ -71,11 +72,11 @@ def each_alone(
     """(family, entry, subscribers, endpoints, what judged says of one like it), asked once for each kind of entry."""
     known: dict[object, list] = {}
     for entry in entries.values():
+        lines, others = _by_version(entry.subscriber_prefixes), _by_version(entry.endpoint_prefixes)
         for version in WIDTHS:
-            subscribers = _of(entry.subscriber_prefixes, version)
-            endpoints = _of(entry.endpoint_prefixes, version)
-            if not subscribers or not endpoints:
+            if version not in lines or version not in others:
                 continue
+            subscribers, endpoints = tuple(lines[version]), tuple(others[version])
             key = (version, entry.protocols, entry.endpoint_ports)
             if key not in known:
                 known[key] = judged(_one_like(entry, version), version)
@@ -128,6 +129,14 @@ def _special(policy: Policy) -> Iterator[tuple[int, tuple[Prefix, Prefix]]]:
     for item in policy.named_endpoints:
         for version in WIDTHS:
             yield from ((version, (WHOLE, endpoint)) for endpoint in _of(item.prefixes, version))
+
+
+def _by_version(prefixes: tuple[str, ...]) -> dict[int, dict[Prefix, None]]:
+    found: dict[int, dict[Prefix, None]] = {}
+    for each in prefixes:
+        version, prefix = read(each)
+        found.setdefault(version, {})[prefix] = None
+    return found
 
 
 def _of(prefixes: Iterable[str], version: int) -> tuple[Prefix, ...]:
