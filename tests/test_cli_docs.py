@@ -46,6 +46,7 @@ def test_the_readme_names_every_file_of_a_run_folder() -> None:
     inside = {
         "registry.json",
         "seed.json",
-    }  # the registry's configuration, in a folder of its own inside the world
+        "accounts.sqlite",
+    }  # the registry's own, in a folder inside the world
     inside |= {"health.json"}  # of a kept lab
     assert sorted({name for name in written if f"`{name}`" not in text} - inside) == []
