@@ -16,6 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.portal_site import Reading
@@ -85,17 +86,16 @@ class Browser:
                 field.send_keys(value)
 
     def press(self, button: str) -> None:
-        next(each for each in self.driver.find_elements(By.TAG_NAME, "button") if each.text == button).click()
-        self._look()
+        self._leave_by(
+            next(each for each in self.driver.find_elements(By.TAG_NAME, "button") if each.text == button)
+        )
 
     def follow(self, link: str) -> None:
-        self.driver.find_element(By.PARTIAL_LINK_TEXT, link).click()
-        self._look()
+        self._leave_by(self.driver.find_element(By.PARTIAL_LINK_TEXT, link))
 
     def open_row(self, number: str) -> None:
         """A registration of a table."""
-        self.driver.find_element(By.CSS_SELECTOR, f"tbody th a[href$='/{number}']").click()
-        self._look()
+        self._leave_by(self.driver.find_element(By.CSS_SELECTOR, f"tbody th a[href$='/{number}']"))
 
     def arrives(self, path: str, heading: str) -> None:
         """Waits until the page that a key asked for is there."""
@@ -128,6 +128,14 @@ class Browser:
             if words == found.get_attribute("id") or found.text.startswith(words):
                 return
         raise AssertionError(f"Tab does not reach {words!r} on {self.path}")
+
+    def _leave_by(self, element: WebElement) -> None:
+        old = self.driver.find_element(By.TAG_NAME, "html")
+        element.click()
+        wait = WebDriverWait(self.driver, 30, ignored_exceptions=[WebDriverException])
+        wait.until(staleness_of(old))
+        wait.until(lambda driver: driver.execute_script("return document.readyState") == "complete")
+        self._look()
 
     def _look(self) -> None:
         self.seen[self.path.split("?")[0]] += 1

@@ -45,18 +45,22 @@ def play(api, registry: Registry, call: tuple[str, str], examples: int) -> Count
     headers = {"nobody": {}, "stranger": {"Authorization": "Bearer x"}, "applicant": registry.applicant, "isp": ISP, "officer": OFFICER}  # fmt: skip
     seen: Counter[str] = Counter()
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-        word = mode.value
-
-        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)  # fmt: skip
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def run(case, word: str = word) -> None:
-            for who in WHO:
-                response = case.call(headers=headers[who])
-                seen[f"{word} {response.status_code}"] += 1
-                case.validate_response(response)
-
-        run()
+        _play_one(operation.as_strategy(generation_mode=mode), headers, examples, seen, mode.value)
     return seen
+
+
+def _play_one(
+    strategy, headers: dict[str, dict[str, str]], examples: int, seen: Counter[str], mode: str
+) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)  # fmt: skip
+    @given(case=strategy)
+    def run(case) -> None:
+        for who in WHO:
+            response = case.call(headers=headers[who])
+            seen[f"{mode} {response.status_code}"] += 1
+            case.validate_response(response)
+
+    run()
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)

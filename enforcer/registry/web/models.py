@@ -21,7 +21,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Port = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_whole)]
 MOST_TEXT = 2000
 
 

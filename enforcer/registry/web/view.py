@@ -83,6 +83,8 @@ def _next_step(registration: Registration, appeal: Appeal | None, needs_provider
     if state == "active":
         if registration.new_prefixes:
             return "new-address"
+        if registration.renewal_asked_ns is not None:
+            return "renewal"
         return "renew" if until_ns is not None and until_ns - now_ns < RENEW_BEFORE_NS else "nothing"
     return state if state in ("suspended", "expired", "rejected") else "ended"
 
