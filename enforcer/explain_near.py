@@ -112,7 +112,7 @@ def _near(entry: Entry, packet: Packet, kind: str, policy: Policy, now_ns: int) 
         lacks.append(
             f"it names the line, for the endpoint {there}: use that, or have {packet.dst_text} added to it"
         )
-        weight += _END
+        weight += _END - 2  # the asker's own, whose registrant can do something about it
     return _Near(entry, weight, tuple(lacks)) if lacks else None
 
 
