@@ -221,7 +221,7 @@ def test_changes_of_the_list_are_exactly_the_points_whose_verdict_differs(policy
     check(policy, old, policy, new)
 
 
-@settings(max_examples=15, derandomize=True, deadline=None, phases=PHASES)
+@settings(max_examples=5, derandomize=True, deadline=None, phases=PHASES)
 @given(old_policy=policies, new_policy=policies, old=entries, new=entries)
 def test_changes_of_policy_and_list_are_exactly_the_points_whose_verdict_differs(
     old_policy, new_policy, old, new
