@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,3 +331,12 @@ def test_a_configuration_is_enough(tmp_path, monkeypatch):
     text = run("10.0.0.7", "198.51.100.9", "--proto", "wireguard", "--config", config)
     assert "the enforcer runs, and says: feed-stale" in text and "by 'on-failure: feed-stale'" in text
     assert "nothing else: without the failure it passes" in text
+
+
+def test_the_pages_examples_say_what_the_program_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs/explain.md").read_text()
+    examples = re.findall(r"^```console\n\$ enforcer explain ([^\n]*)\n(.*?)^```", page, re.M | re.S)
+    assert len(examples) == 3
+    for command, output in examples:
+        assert run(*shlex.split(command)).strip() == output.strip()
