@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from enforcer.allowlist import Allowlist, Entry
 from enforcer.registry.states import LedgerEvent, Registration, State, after, next_state
@@ -98,12 +98,28 @@ def wrong_checkpoints(database: sqlite3.Connection) -> list[int]:
 
 def allowlist_at(database: sqlite3.Connection, serial: int) -> Allowlist:
     """The allowlist as it was at a serial that is there."""
-    rows = database.execute(
-        "SELECT registration, entry, max(serial) FROM changes WHERE serial <= ? GROUP BY registration",
-        (serial,),
+    # In the order of the serials, a registration's last change stays; only what is left is parsed.
+    texts: dict[int, str | None] = dict(
+        database.execute(
+            "SELECT registration, entry FROM changes WHERE serial <= ? ORDER BY serial", (serial,)
+        )
     )
-    entries = {number: Entry.from_json(json.loads(entry)) for number, entry, _ in rows if entry is not None}
-    return Allowlist(serial, entries)
+    return Allowlist(serial, {number: _entry(json.loads(text)) for number, text in texts.items() if text})
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    """`Entry.from_json` of what this ledger wrote itself, so without its checks: half the time of a long list."""
+    return Entry(
+        data["registration"],
+        data["registrant"],
+        tuple(data["subscriber_prefixes"]),
+        tuple(data["endpoint_prefixes"]),
+        tuple(data["endpoint_ports"]),
+        tuple(data["protocols"]),
+        data["valid_from_ns"],
+        data["valid_until_ns"],
+        data.get("category", ""),
+    )
 
 
 def replayed(events: Iterator[LedgerEvent]) -> Registration | None:

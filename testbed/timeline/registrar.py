@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,13 +41,19 @@ class Nodes(Protocol):
 
 
 class Registrar:
-    """Starts the registry and acts for people. Not thread-safe: one act at a time (they are milliseconds)."""
+    """Starts the registry and acts for people. Not thread-safe: one act at a time (they are milliseconds).
 
-    def __init__(self, lab: Nodes, plan: Plan, database: Path) -> None:
+    settings: more keys of the registry's configuration file (docs/registry.md), such as `rules` and `providers`. A form names its
+    line's ISP as provider and its subscriber by name, so `providers` called like the topology's ISPs verify by themselves.
+    """
+
+    def __init__(
+        self, lab: Nodes, plan: Plan, database: Path, settings: Mapping[str, Any] | None = None
+    ) -> None:
         if plan.authority is None:
             raise RegistryFailed("the topology has no authority, so nothing can be registered; give it one")
         self._lab, self._plan, self._database = lab, plan, database
-        self._authority = plan.authority
+        self._authority, self._settings = plan.authority, settings or {}
         self._officer, self._isp = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self._numbers: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
@@ -153,6 +159,8 @@ class Registrar:
             "protocols": list(registration.protocols),
             "category": subscriber.kind if subscriber.kind in CATEGORIES else "other",
             "purpose": f"work over {registration.server}",
+            "provider": subscriber.isp,
+            "subscriber_id": subscriber.name,
         }
 
     def _path(self, registration: str) -> str:
