@@ -72,7 +72,7 @@ class Intake:
             self.allowlist, self.issued_ns, self.mark = kept.allowlist, kept.issued_ns, kept.mark
             self.wants_snapshot = False
             self.wants_standing = self.is_old()
-            self._audit.write("applied", **self._load_whole("state"))
+            self._audit.write("applied", **self._load_whole(kept.allowlist, "state"))
 
     def reload(self, why: str) -> None:
         """The whole list into the dataplane again. Raises DataplaneError."""
@@ -80,7 +80,7 @@ class Intake:
             self._enforced.dataplane.load(Allowlist(0))
             self._failures.end("dataplane-dead")
             return
-        line = self._load_whole("reload", why=why)
+        line = self._load_whole(self.allowlist, "reload", why=why)
         self._failures.end("dataplane-dead")
         self._audit.write("applied", **line)  # only now is it wholly in force
 
@@ -217,12 +217,10 @@ class Intake:
         line: dict[str, Any] | None = None
         try:
             if current is None or len(touched) > _MOST_AS_DELTA:
-                self.allowlist = new
-                line = self._load_whole(how)
+                line = self._load_whole(new, how)
             elif not is_same:
                 line = self._apply(new, touched, states, how)
         except DataplaneError as error:
-            self.allowlist = current
             self._failures.begin(condition_of(error), str(error))
             self._failures.refuse(condition_of(error), str(error))
             return False
@@ -253,12 +251,11 @@ class Intake:
         else:
             self._is_kept = self._is_kept or is_whole
 
-    def _load_whole(self, how: str, **more: Any) -> dict[str, Any]:
+    def _load_whole(self, allowlist: Allowlist, how: str, **more: Any) -> dict[str, Any]:
         """The whole list into the dataplane. Returns the audit line's data. Raises DataplaneError."""
-        assert self.allowlist is not None
         began_ns = time.monotonic_ns()
-        applied = self._enforced.load(self.allowlist, self._clock.now_ns())
-        return self._line(how, self.allowlist.serial, applied, began_ns) | more
+        applied = self._enforced.load(allowlist, self._clock.now_ns())
+        return self._line(how, allowlist.serial, applied, began_ns) | more
 
     def _apply(
         self, new: Allowlist, touched: Iterable[int], states: dict[int, str], how: str

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
+import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -347,3 +349,36 @@ def test_whatever_a_registry_signs_the_agent_lives_and_keeps_its_list(followed, 
     bench.agent.intake.learn_keys([message.decode()])
     assert len(bench.agent.intake.ring.all) == 1
     json.dumps(status(bench.agent))
+
+
+def test_a_long_list_keeps_neither_beats_nor_answers_waiting(tmp_path):
+    """While another thread loads, the loop beats and answers; validity and failures wait, for they would change the list's table."""
+    bench = Bench(tmp_path, on_failure(agent_dead_after_ns=4 * S))
+    agent, dataplane = bench.agent, bench.dataplane
+    loading, loaded = threading.Event(), threading.Event()
+    beats, honest = [], dataplane.load
+
+    def slow(allowlist):
+        loading.set()
+        assert loaded.wait(10)
+        honest(allowlist)
+
+    dataplane.load, dataplane.beat = slow, lambda: beats.append(bench.now_ns)
+    message = sign(snapshot_body(Allowlist(1, {7: entry(7)}), bench.now_ns), KEY).encode()
+
+    async def play():
+        taking = asyncio.create_task(agent._aside(agent.take, message))
+        await asyncio.to_thread(loading.wait, 10)
+        for _ in range(3):
+            bench.now_ns += 2 * S
+            agent.tick()
+            assert agent._beating is not None
+            await agent._beating
+        assert len(beats) == 3 and status(agent)["serial"] is None and not taking.done()
+        assert "registry-unreachable" not in agent.conditions.lasting
+        loaded.set()
+        assert await taking
+
+    asyncio.run(play())
+    bench.pass_time(0)
+    assert dataplane.held.keys() == {7} and "registry-unreachable" in agent.conditions.lasting

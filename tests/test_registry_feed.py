@@ -99,3 +99,25 @@ def test_a_file_that_is_no_key_is_named(tmp_path):
     (tmp_path / "feed.key").write_text("not a key")
     with pytest.raises(ValueError, match=r"feed\.key: not a key; it must hold 64 hexadecimal digits"):
         feed.load_or_create_key(tmp_path / "feed.key")
+
+
+def test_a_long_message_is_read_in_pieces_and_is_the_same(monkeypatch):
+    entries = {
+        number: Entry(
+            number,
+            'r"{}\\},\ud83d\ude00é' + "},{" * (number % 5),
+            (f"10.0.{number >> 8}.{number & 255}/32",),
+            ("198.51.100.4/32",),
+        )
+        for number in range(1, 400)
+    }
+    message = snapshot(Allowlist(9, entries))
+    whole = feed.verify(message, PUBLIC)
+    for size in (1, 7, 1000):
+        monkeypatch.setattr(feed, "_LONG", size)
+        assert feed.verify(message, PUBLIC) == whole
+        assert feed.verify(message.encode(), PUBLIC) == whole
+        assert feed.verify(json.dumps(json.loads(message), indent=3), PUBLIC) == whole
+        for length in range(1, len(message), 997):
+            with pytest.raises(feed.FeedError):
+                feed.verify(message[:length], PUBLIC)
