@@ -15,9 +15,8 @@ pytestmark = [pytest.mark.world, pytest.mark.timeout(7200)]
 
 ALWAYS = {
     ("agent killed", "nft", "block"),
-    ("feed forged", "nft", "keep"),
+    ("feed forged", "bpf", "block"),
     ("clock -1 h", "nfqueue", "block"),
-    ("agent hung", "bpf", "allow"),
 }
 # All settings on nft; what they come to (Conditions.fallback) is the same code for all, so two of them on the others.
 CASES = [
