@@ -58,13 +58,16 @@ def serve(config_file: Path) -> None:
     except CannotListen as error:
         raise _Problem(str(error)) from error
     tokens = Tokens(config.tokens.isp, config.tokens.officer)
-    desk = Desk(ledger, keys, tokens, Accounts(str(config.portal.accounts_file(config.database))))
-    office = Office(
-        desk,
-        Limiter(config.portal.all_limits()),
-        zone=ZoneInfo(config.portal.zone),
-        texts=config.portal.texts,
-    )
+    try:
+        desk = Desk(ledger, keys, tokens, Accounts(str(config.portal.accounts_file(config.database))))
+        office = Office(
+            desk,
+            Limiter(config.portal.all_limits()),
+            zone=ZoneInfo(config.portal.zone),
+            texts=config.portal.texts,
+        )
+    except (ValueError, OSError, sqlite3.DatabaseError) as error:
+        raise _Problem(f"{config_file}: portal: {error}") from error
     tls, proxies = config.portal.tls, [str(each) for each in config.portal.proxies]
     folder = config_file.resolve().parent
     certificate = (str(folder / tls.certificate), str(folder / tls.key)) if tls else None

@@ -54,12 +54,12 @@ def check(events: Iterable[LedgerEvent], report: Report) -> Finding:
         return Finding(tuple(rows))
     form = then.application
     rows += [
-        Row("line", report.line, form.subscriber_prefixes, _covers(form.subscriber_prefixes, report.line)),
+        Row("line", report.line, form.subscriber_prefixes, covers(form.subscriber_prefixes, report.line)),
         Row(
             "destination",
             report.destination,
             form.endpoint_prefixes,
-            _covers(form.endpoint_prefixes, report.destination),
+            covers(form.endpoint_prefixes, report.destination),
         ),
         Row(
             "protocol",
@@ -84,7 +84,8 @@ def as_of(events: Iterable[LedgerEvent], at_ns: int) -> Registration | None:
     return found
 
 
-def _covers(prefixes: Iterable[str], address: str) -> bool:
+def covers(prefixes: Iterable[str], address: str) -> bool:
+    """Whether an address is in one of the prefixes."""
     parsed = ip_address(address)
     return any(
         parsed.version == network.version and parsed in network for network in map(ip_network, prefixes)

@@ -35,6 +35,11 @@ class Office:
     zone: tzinfo = UTC
     texts: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError when a file of `texts` is wrong."""
+        if self.texts is not None:
+            _ = self.languages  # a mistake is told at the start, not to the first visitor
+
     @property
     def accounts(self) -> Accounts:
         return self.desk.accounts

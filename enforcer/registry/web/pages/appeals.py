@@ -10,7 +10,7 @@ from starlette.routing import Route
 from enforcer.protocols import VPN_PROTOCOLS
 from enforcer.registry.web import reports
 from enforcer.registry.web.frame import Page, page
-from enforcer.registry.web.listcheck import Report, check
+from enforcer.registry.web.listcheck import Report, check, covers
 from enforcer.registry.web.office import Office
 from enforcer.registry.web.pages.mine import own_view
 from enforcer.registry.web.paging import Pages
@@ -50,8 +50,9 @@ async def _blocked(here: Page) -> Response:
     else:
         now = datetime.fromtimestamp(here.office.clock() // 10**9, UTC).astimezone(here.office.zone)
         at = f"{now:%Y-%m-%dT%H:%M}"
-        line = _only(view.form.subscriber_prefixes) or here.address
-        destination = _only(view.form.endpoint_prefixes)
+        lines = view.form.subscriber_prefixes
+        line = here.address if covers(lines, here.address) else _first(lines)
+        destination = _first(view.form.endpoint_prefixes)
     protocols = [(each, here.texts.t(f"protocol.{each}")) for each in view.form.protocols or VPN_PROTOCOLS]
     protocols += [
         (each, here.texts.t(f"protocol.{each}"))
@@ -84,9 +85,9 @@ def _report(here: Page) -> Report | None:
     return Report(at_ns, line, destination, protocol, ports[0] if ports else None)
 
 
-def _only(prefixes: tuple[str, ...]) -> str:
-    """The one address, when it is one: saves typing."""
-    return prefixes[0].split("/")[0] if len(prefixes) == 1 and prefixes[0].endswith(("/32", "/128")) else ""
+def _first(prefixes: tuple[str, ...]) -> str:
+    """The first that is a single address: mostly the one that is meant, and saves typing."""
+    return next((each.split("/")[0] for each in prefixes if each.endswith(("/32", "/128"))), "")
 
 
 async def _list(here: Page) -> Response:
