@@ -182,9 +182,7 @@ class Tables:
 
     def _store(self) -> None:
         has_ended = bool(self.states)
-        self._word.value = (
-            self._serial << 8 | has_ended << 3 | _FALLBACKS[self._fallback] << 1 | self._slot
-        )
+        self._word.value = self._serial << 8 | has_ended << 3 | _FALLBACKS[self._fallback] << 1 | self._slot
 
     def _take_back(self, final: Mapping[_Cell, tuple[int, int]]) -> None:
         for (version, key), (before, _) in final.items():

@@ -11,23 +11,25 @@ from collections.abc import Iterable, Iterator
 
 from enforcer.allowlist import Allowlist, Delta, Entry
 from enforcer.cells import Change, Index, PackedKey, Shape, changed_ends
-from enforcer.dataplanes import Count, DataplaneError, Stop, TableFull, conntrack, elements, ruleset
+from enforcer.dataplanes import (
+    Count,
+    DataplaneError,
+    Stop,
+    TableFull,
+    conntrack,
+    elements,
+    nft_kernel,
+    ruleset,
+)
 from enforcer.dataplanes.libnft import Nft
-from enforcer.dataplanes.netlink import SUBSYSTEM_NFTABLES, Netfilter, attribute, attributes
+from enforcer.dataplanes.netlink import Netfilter
 from enforcer.dataplanes.nflog import NfLog
 from enforcer.decide import CLEAR, EXEMPT, JUDGED_AGAIN, REVOKED, UNJUDGED, Fallback, Lookup
 from enforcer.policy import Policy
 
-TABLE = "inet allowlist"
+TABLE = f"inet {nft_kernel.TABLE}"
 LOG_GROUP = 4747
 MOST_CELLS = 2_000_000  # about 250 MB of kernel memory
-
-# linux/netfilter/nf_tables.h
-_GET_CHAIN, _GET_SET, _GET_OBJECT = 4, 10, 19
-_CHAIN_TABLE, _CHAIN_NAME, _SET_TABLE, _SET_NAME = 1, 3, 1, 2
-_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_DATA = 1, 2, 4
-_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
-_NFPROTO_INET = 1
 
 _UNSETTLED = (UNJUDGED, EXEMPT, *JUDGED_AGAIN)  # marks of no registration, for the set `cut`
 _LEAST_ROOM = 1024
@@ -91,7 +93,7 @@ class NftDataplane:
         """A new generation with this index in force instead of the old one; flows of these registrations are cut."""
         generation = f"{time.time_ns():x}"
         room = {shape: max(_LEAST_ROOM, 2 * len(table)) for shape, table in index.tables.items()}
-        old_sets, old_chains = self._names(_GET_SET, _SET_NAME), self._names(_GET_CHAIN, _CHAIN_NAME)
+        old_sets, old_chains = nft_kernel.set_names(self._netfilter), nft_kernel.chain_names(self._netfilter)
         maps = [ruleset.add_map(shape, generation, TABLE, most) for shape, most in room.items()]
         is_first, is_many = not self._generation, len(cut) > _MANY
         try:
@@ -196,20 +198,10 @@ class NftDataplane:
         return swept
 
     def counters(self) -> dict[str, Count]:
-        counts = {}
-        wanted = attribute(_OBJECT_TABLE, b"allowlist\0")
-        for found in self._dump(_GET_OBJECT, wanted):
-            if found.get(_OBJECT_TABLE) != b"allowlist\0":
-                continue
-            data = attributes(found.get(_OBJECT_DATA, b""))
-            packets, size = (
-                int.from_bytes(data.get(kind, b""), "big") for kind in (_COUNTER_PACKETS, _COUNTER_BYTES)
-            )
-            counts[found[_OBJECT_NAME].rstrip(b"\0").decode()] = Count(packets, size)
-        return counts
+        return nft_kernel.counters(self._netfilter)
 
     def is_alive(self) -> bool:
-        return self._chains.keys() <= set(self._names(_GET_CHAIN, _CHAIN_NAME))
+        return self._chains.keys() <= set(nft_kernel.chain_names(self._netfilter))
 
     def fileno(self) -> int:
         return self._log.fileno()
@@ -344,7 +336,7 @@ class NftDataplane:
 
     def _drop_generation(self, generation: str) -> None:
         """Take away the sets of a load that failed; what was in force before still is."""
-        doomed = [name for name in self._names(_GET_SET, _SET_NAME) if name.endswith(f".{generation}")]
+        doomed = [name for name in nft_kernel.set_names(self._netfilter) if name.endswith(f".{generation}")]
         if doomed:
             self._nft.run("\n".join(map(_delete, doomed)))
 
@@ -364,22 +356,6 @@ class NftDataplane:
     def _live_marks(self) -> set[int]:
         """Registrations that have live flows."""
         return {entry.mark for entry in conntrack.tracked(self._netfilter) if entry.mark < CLEAR}
-
-    def _names(self, kind: int, name: int) -> list[str]:
-        return [
-            found[name].rstrip(b"\0").decode()
-            for found in self._dump(kind, b"")
-            if found.get(_SET_TABLE) == b"allowlist\0" and name in found
-        ]
-
-    def _dump(self, kind: int, wanted: bytes) -> Iterator[dict[int, bytes]]:
-        if kind == _GET_SET:
-            wanted = attribute(_SET_TABLE, b"allowlist\0")
-        try:
-            for _, data in self._netfilter.dump(SUBSYSTEM_NFTABLES, kind, _NFPROTO_INET, wanted):
-                yield attributes(data)
-        except FileNotFoundError:  # the table is not there
-            return
 
 
 def _elements(verb: str, name: str, marks: Iterable[int]) -> str:
