@@ -147,8 +147,7 @@ class Judge:
 
     def __call__(self, lines: Lines) -> Judged:
         """The verdicts. What stops a line is the policy's action, the same for all: reason "unregistered"."""
-        code, is_turned, at = self._recognised(lines)
-        mine = lines.take(at)
+        code, is_turned, at, mine = self._recognised(lines)
         if is_turned.any():
             mine = mine.turned(is_turned)
         reason = np.full(len(at), UNREGISTERED, np.uint8)
@@ -161,7 +160,10 @@ class Judge:
             where = rest[code[rest] == each]
             found = RECOGNISED[each]
             assert found is not None
-            row[where] = self.tables.find(mine.take(where), found.kind, now_ns[where])
+            if len(where) == len(mine):
+                row = self.tables.find(mine, found.kind, now_ns)
+            else:
+                row[where] = self.tables.find(mine.take(where), found.kind, now_ns[where])
         reason[row >= 0] = REGISTERED
         return Judged(at, code, reason, row, is_turned)
 
@@ -201,8 +203,10 @@ class Judge:
             is_turned,
         ) and (reason == "unregistered") == (verdict.action != "pass")
 
-    def _recognised(self, lines: Lines) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
-        """Code and whether turned, of the lines at the positions given last; in decide's order: numbers, names, ports."""
+    def _recognised(
+        self, lines: Lines
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64], Lines]:
+        """Code, whether turned, position, and the lines, of those recognised; in decide's order: numbers, names, ports."""
         transport = self._transports[lines.protocol]
         by_number = self._numbers[lines.protocol]
         to_port = self._ports[transport + lines.dst_port]
@@ -217,7 +221,7 @@ class Judge:
         at = np.flatnonzero(may)
         code = by_number[at]
         is_turned = np.zeros(len(at), bool)
-        mine = lines.take(at)
+        mine = lines if len(at) == len(lines) else lines.take(at)
         if self._named:
             has_ports = transport[at] != 0
             for named, prefixes, ports in self._named:
@@ -232,7 +236,9 @@ class Judge:
             is_turned = (code == 0) & (found != 0)
             code = np.where(is_turned, found, code)
         kept = np.flatnonzero(code)
-        return code[kept].astype(np.uint8), is_turned[kept], at[kept]
+        if len(kept) == len(at):
+            return code.astype(np.uint8), is_turned, at, mine
+        return code[kept].astype(np.uint8), is_turned[kept], at[kept], mine.take(kept)
 
     def _is_exempt(self, lines: Lines, code: NDArray[np.uint8]) -> NDArray[np.bool_]:
         found = np.zeros(len(lines), bool)

@@ -124,6 +124,13 @@ class _Table:
     def __init__(self, shape: Shape, keys: list[Key], rows: list[int]) -> None:
         self._masks = (_mask(shape.version, shape.subscriber_bits), _mask(shape.version, shape.endpoint_bits))
         self._has_port = shape.has_port
+        # Which tops of addresses and which ports any key has: most keys asked for in the wrong direction go no further.
+        self._subscribers = _tops(shape.version, shape.subscriber_bits, {key[0] for key in keys})
+        self._endpoints = _tops(shape.version, shape.endpoint_bits, {key[1] for key in keys})
+        self._ports: NDArray[np.bool_] | None = None
+        if shape.has_port:
+            self._ports = np.zeros(1 << 16, bool)
+            self._ports[[key[2] for key in keys]] = True
         words = _key_words(shape, keys)
         row = np.array(rows, np.int64)
         seed = _GOLDEN
@@ -159,6 +166,20 @@ class _Table:
         self, subscriber: Addresses, endpoint: Addresses, port: NDArray[np.uint16]
     ) -> NDArray[np.int64]:
         """Which group each key is; -1 when it is none."""
+        may = self._subscribers[_top(subscriber)] & self._endpoints[_top(endpoint)]
+        if self._ports is not None:
+            may &= self._ports[port]
+        some = np.flatnonzero(may)
+        if len(some) == len(may):
+            return self._groups_of(subscriber, endpoint, port)
+        found = np.full(len(may), -1, np.int64)
+        if len(some):
+            found[some] = self._groups_of(subscriber[some], endpoint[some], port[some])
+        return found
+
+    def _groups_of(
+        self, subscriber: Addresses, endpoint: Addresses, port: NDArray[np.uint16]
+    ) -> NDArray[np.int64]:
         words = _words(self._masks, self._has_port, subscriber, endpoint, port)
         wanted = _hash(words, self._seed)
         slot = (wanted >> self._shift).astype(np.int64)
@@ -178,6 +199,20 @@ class _Table:
                 wrong |= mine[found[hits]] != asked[hits]
             found[hits[wrong]] = -1
         return found
+
+
+def _top(addresses: Addresses) -> NDArray:
+    """The highest 16 bits."""
+    return addresses >> np.uint32(16) if addresses.ndim == 1 else addresses[:, 0] >> np.uint64(48)
+
+
+def _tops(version: int, bits: int, prefixes: set[int]) -> NDArray[np.bool_]:
+    """Which highest 16 bits an address in one of these prefixes of one length can have."""
+    found = np.zeros(1 << 16, bool)
+    down = 16 if version == 4 else 112
+    for first in {prefix >> down for prefix in prefixes}:
+        found[first : first + (1 << max(0, 16 - bits))] = True
+    return found
 
 
 def _mask(version: int, bits: int) -> tuple[np.uint64, ...]:
