@@ -33,8 +33,8 @@ def allow_everything() -> None:
 def block_everything() -> None:
     honest = Entry.from_json
 
-    def for_nobody(data) -> Entry:
-        return replace(honest(data), subscriber_prefixes=_NOBODY, endpoint_prefixes=_NOBODY)
+    def for_nobody(data, *shared) -> Entry:
+        return replace(honest(data, *shared), subscriber_prefixes=_NOBODY, endpoint_prefixes=_NOBODY)
 
     Entry.from_json = for_nobody  # type: ignore[method-assign]
 
