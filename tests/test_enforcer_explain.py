@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from enforcer.allowlist import Allowlist, Entry
 from enforcer.audit import Audit
 from enforcer.cli import main
+from enforcer.decide import Fallback
 from enforcer.explain_flow import answer
 from enforcer.known import Known
 from enforcer.policy import AuditRules, Exemption, load_policy
@@ -46,7 +47,7 @@ def ask(
     entries=(SOFTHOUSE,),
     policy=PAIRS,
     lasting=None,
-    fallback="keep",
+    fallback: Fallback = "keep",
 ):
     known = Known(
         policy,
