@@ -185,10 +185,9 @@ def _finding(run: dict[str, Any]) -> str:
             where = "" if max(points) == run["settings"]["entries"] else f" at {max(points):,}"
             parts.append(f"{_NAMES.get(name, name)} {_short(first)} → {_short(last)} ms{where}")
     grown = [
-        f"{name} × {points[max(points)][0] / points[min(points)][0]:.2f}"
+        f"{name} × {candidates[name]['growth_known']['median']:.2f}"
         for name in ("bpf", "nft")
-        if "by_size" in candidates.get(name, {})
-        and len(points := dict(_points(candidates, name, "known_ns"))) > 1
+        if "growth_known" in candidates.get(name, {})
     ]
     sizes = f"From 1,000 to {run['settings']['entries']:,} entries"
     if not parts or not grown:
