@@ -247,3 +247,28 @@ def test_the_ledger_can_be_read_while_it_is_served(registry, tmp_path):
         assert run.returncode == 0, run.stderr
         assert expected in run.stdout
         assert "token" not in run.stdout
+
+
+def test_only_a_trusted_proxy_is_believed_about_the_address_and_tls(tmp_path):
+    for folder, proxies, address in (("a", [], "127.0.0.1"), ("b", ["127.0.0.0/8"], "203.0.113.50")):
+        (tmp_path / folder).mkdir()
+        running = Registry(tmp_path / folder, portal={"proxies": proxies})
+        forwarded = {"X-Forwarded-For": "203.0.113.50", "X-Forwarded-Proto": "https"}
+        answer = running.http.get("/", headers=forwarded)
+        assert f"You are visiting from {address}." in answer.text
+        assert ("Secure" in answer.headers["set-cookie"]) is bool(proxies)
+        running.stop()
+
+
+def test_a_wrong_portal_configuration_is_told(tmp_path):
+    config = {"database": "l", "key": "k", "bind": ["127.0.0.1"], "port": 0, "tokens": {"isp": "i", "officer": "o"}}  # fmt: skip
+    wrong = {"zone": "Mars", "limits": {"x": {"burst": 1, "per_minute": 1}}, "proxies": ["here"]}
+    (tmp_path / "registry.yaml").write_text(json.dumps({**config, "portal": wrong}))
+    run = subprocess.run(
+        [sys.executable, "-m", "enforcer.registry", "serve", "--config", str(tmp_path / "registry.yaml")],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    for part in ("portal.zone: ", "portal.limits: ", "portal.proxies.0: "):
+        assert part in run.stderr
