@@ -190,11 +190,10 @@ class Burst:
             vector.base, vector.length = ctypes.addressof(buffer), len(buffer)
             message.vectors, message.vector_count = ctypes.addressof(vector), 1
 
-    def come_from(self, port: int) -> None:
-        """Give all of them (UDP) this source port: each is the first packet of a flow again."""
-        text = port.to_bytes(2, "big")
-        for buffer in self._buffers:
-            buffer[34:36] = text
+    def come_from(self, ports: Sequence[int]) -> None:
+        """Give them (UDP) these source ports: each is the first packet of a flow again."""
+        for buffer, port in zip(self._buffers, ports, strict=True):
+            buffer[34:36] = port.to_bytes(2, "big")
 
     def send(self, opened: socket.socket) -> int:
         """Send all of them; returns how many went out. Raises OSError."""
