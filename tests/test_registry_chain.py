@@ -171,6 +171,17 @@ def test_a_wrong_checkpoint_is_found(tmp_path, monkeypatch):
     assert "the checkpoint after event 100 does not say what the events say" in ledger_says(path)
 
 
+def test_checkpoints_are_kept_up_while_a_registry_serves(monkeypatch):
+    monkeypatch.setattr("enforcer.registry.past.STEP", 3)
+    ledger = Ledger(":memory:")
+    for expected in ([], [], [3], [3], [3], [3, 6]):
+        ledger.apply(FORM)
+        ledger.keep_checkpoints()
+        rows = ledger._journal.database.execute("SELECT sequence FROM checkpoints").fetchall()
+        assert [sequence for (sequence,) in rows] == expected
+    assert ledger.state_at(0).counts() == {"pending": 6}
+
+
 def test_a_ledger_from_before_the_chain_is_refused_with_what_to_do_and_migrated(tmp_path):
     old, new = tmp_path / "old.sqlite", tmp_path / "new.sqlite"
     form = {

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.registry import past
 from enforcer.registry.chain import GENESIS, Head
 from enforcer.registry.form import Application, BadApplication, checked_prefixes, missing_documents
 from enforcer.registry.journal import Journal, UnknownRegistration
@@ -160,6 +161,13 @@ class Ledger:
     def pass_time(self) -> list[Registration]:
         """Everything the clock does by now (`standing.due`): expiry, reminders, a silent provider's answer. Returns what it acted on."""
         return self._pass(("expiry", "renewal", "verification", "decision", "appeal"))
+
+    def keep_checkpoints(self) -> None:
+        """Write what makes the past quick to read, when there is enough of it; a tenth of a second then, nothing otherwise."""
+        newest = self._query("SELECT coalesce(max(sequence), 0) FROM checkpoints").fetchone()[0]
+        if self._journal.sequence - newest >= past.STEP:
+            with self.batch():  # a batch ends with writing them
+                pass
 
     def next_due_ns(self) -> int | None:
         """When the clock will next have something to do."""

@@ -30,6 +30,7 @@ async def keep_time(
             acted += providers.answer_due(clock()) if providers else []
             if acted:
                 changed()
+            ledger.keep_checkpoints()
             due_ns = ledger.next_due_ns()
             if due_ns is not None:
                 until_s = (due_ns - clock()) / 1e9
