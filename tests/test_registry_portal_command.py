@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
+from enforcer.registry.__main__ import main
 from enforcer.registry.web.portal_command import DEMO_PASSWORD
 from tests.browser import complaints
 
@@ -95,12 +97,11 @@ def test_a_wrong_language_file_stops_the_start(tmp_path) -> None:
 def test_accounts_are_made_listed_and_disabled_on_the_command_line(tmp_path) -> None:
     file = str(tmp_path / "accounts.sqlite")
 
-    def account(*arguments: str, typed: str = "three good words\n") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "enforcer.registry", "account", *arguments]
-        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
+    def account(*arguments: str, typed: str = "three good words\n") -> Result:
+        return CliRunner().invoke(main, ["account", *arguments], input=typed)
 
     made = account("add", file, "northern", "--role", "provider", "--provider", "Northern Fibre")
-    assert (made.returncode, made.stdout) == (0, "account northern: provider of Northern Fibre\n")
+    assert (made.exit_code, made.output) == (0, "account northern: provider of Northern Fibre\n")
     for arguments, typed, told in (
         (("add", file, "northern", "--role", "officer"), "three good words\n", "already"),
         (("add", file, "khan", "--role", "officer"), "short\n", "will not do"),
@@ -108,6 +109,6 @@ def test_accounts_are_made_listed_and_disabled_on_the_command_line(tmp_path) -> 
         (("disable", file, "nobody"), "", "there is no account nobody"),
     ):
         failed = account(*arguments, typed=typed)
-        assert failed.returncode == 2 and told in failed.stderr, failed.stderr
-    assert account("disable", file, "northern").returncode == 0
-    assert account("list", file).stdout.split() == ["northern", "provider", "Northern", "Fibre", "disabled"]
+        assert failed.exit_code == 2 and told in failed.output, failed.output
+    assert account("disable", file, "northern").exit_code == 0
+    assert account("list", file).output.split() == ["northern", "provider", "Northern", "Fibre", "disabled"]
