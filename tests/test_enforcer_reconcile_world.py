@@ -43,6 +43,8 @@ class Tap:
                     break
                 if frame[12:14] not in (b"\x08\0", b"\x86\xdd"):
                     continue
+                if is_of_the_link(frame[14:]):
+                    continue
                 what = kind(frame[14:])
                 if address[2] == _OUTGOING:
                     self.went[what] += 1
@@ -57,6 +59,14 @@ class Tap:
     def close(self):
         for each in self._sockets:
             each.close()
+
+
+def is_of_the_link(data):
+    """IPv6's own housekeeping (neighbours, groups), which no router forwards: RFC 4861 section 4, RFC 3810 section 5."""
+    if data[0] >> 4 != 6:
+        return False
+    is_neighbour = data[6] == 58 and 133 <= data[40] <= 137
+    return is_neighbour or data[8:10] == b"\xfe\x80" or data[24] == 0xFF
 
 
 def kind(data):
