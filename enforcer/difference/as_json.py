@@ -14,6 +14,7 @@ from enforcer.difference.source import Listed
 from enforcer.difference.summary import Moment, Registrant, Summary, kind_of
 
 SCHEMA = "allowlab.diff/1"
+_LONG = 8
 
 
 def written(
@@ -46,8 +47,9 @@ def written(
         yield ("," if number else "{") + f'\n "{key}": {encode(value)}'
     yield ',\n "changes": ['
     comma = "\n  "
+    known: dict[int, list[str]] = {}
     for change in difference.changes:
-        for data in _change(change, difference, is_split):
+        for data in _change(change, difference, is_split, known):
             yield comma + encode(data)
             comma = ",\n  "
     yield ("\n ]" if difference.changes else "]") + "\n}\n"
@@ -95,7 +97,9 @@ def _person(registrant: Registrant) -> dict[str, Any]:
     }
 
 
-def _change(change: Change, difference: Difference, is_split: bool) -> Iterator[dict[str, Any]]:
+def _change(
+    change: Change, difference: Difference, is_split: bool, known: dict[int, list[str]]
+) -> Iterator[dict[str, Any]]:
     version = change.version
     rest = {
         "family": f"ipv{version}",
@@ -120,12 +124,12 @@ def _change(change: Change, difference: Difference, is_split: bool) -> Iterator[
             }
         return
     yield rest | {
-        "subscribers": _prefixes(change.subscribers, version),
-        "endpoints": _prefixes(change.endpoints, version),
+        "subscribers": _prefixes(change.subscribers, version, known),
+        "endpoints": _prefixes(change.endpoints, version, known),
         "except": [
             {
-                "subscribers": _prefixes(each.subscribers, version),
-                "endpoints": _prefixes(each.endpoints, version),
+                "subscribers": _prefixes(each.subscribers, version, known),
+                "endpoints": _prefixes(each.endpoints, version, known),
             }
             for each in change.exceptions
         ],
@@ -157,5 +161,11 @@ def _ports(ports: Ports) -> dict[str, list[int]]:
     return {"all_but" if ports.is_all_but else "only": sorted(ports.ports)}
 
 
-def _prefixes(prefixes: tuple[Prefix, ...], version: int) -> list[str]:
-    return [text(each, version) for each in prefixes]
+def _prefixes(prefixes: tuple[Prefix, ...], version: int, known: dict[int, list[str]]) -> list[str]:
+    """known: long lists are shared by many exceptions, and alive as long as the difference; each is written out once."""
+    if len(prefixes) < _LONG:
+        return [text(each, version) for each in prefixes]
+    key = id(prefixes)
+    if key not in known:
+        known[key] = [text(each, version) for each in prefixes]
+    return known[key]
