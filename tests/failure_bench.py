@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -52,7 +53,11 @@ class Bench:
         self.log = (folder / "log").open("w")
         policy = replace(STRICT, on_failure=replace(STRICT.on_failure, **(CALM | on_failure)))
         (folder / "test.policy.yaml").write_text(json.dumps(policy.to_json()))
-        self.config, self.socket = folder / "enforcer.json", folder / "sock"
+        self.config = folder / "enforcer.json"
+        # A test's own folder may be longer than the path of a socket can be.
+        self.short = Path(tempfile.mkdtemp(prefix="bench-", dir="/run"))
+        self.short.chmod(0o777)  # for agents that go on as another user
+        self.socket = self.short / "sock"
         self.config.write_text(
             json.dumps(
                 {
@@ -65,7 +70,7 @@ class Bench:
                     },
                     "state": "disk/state",
                     "audit": "disk/audit.jsonl",
-                    "control": "sock",
+                    "control": str(self.socket),
                     "inside": ["gc"],
                 }
                 | (config or {})
@@ -191,6 +196,7 @@ class Bench:
             process.kill()
             process.wait()
         self.log.close()
+        shutil.rmtree(self.short, ignore_errors=True)
 
 
 @contextmanager
