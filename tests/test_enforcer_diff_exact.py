@@ -215,13 +215,13 @@ def check(old_policy: Policy, old, new_policy: Policy, new) -> int:
     return differing
 
 
-@settings(max_examples=10, derandomize=True, deadline=None, phases=PHASES)
+@settings(max_examples=20, derandomize=True, deadline=None, phases=PHASES)
 @given(policy=policies, old=entries, new=entries)
 def test_changes_of_the_list_are_exactly_the_points_whose_verdict_differs(policy, old, new):
     check(policy, old, policy, new)
 
 
-@settings(max_examples=5, derandomize=True, deadline=None, phases=PHASES)
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES)
 @given(old_policy=policies, new_policy=policies, old=entries, new=entries)
 def test_changes_of_policy_and_list_are_exactly_the_points_whose_verdict_differs(
     old_policy, new_policy, old, new
