@@ -12,7 +12,7 @@ import click
 
 from enforcer.registry.key_commands import key
 from enforcer.registry.ledger import Ledger
-from enforcer.registry.ledger_commands import due, head, log, state, verify
+from enforcer.registry.ledger_commands import backup, due, head, log, state, verify
 from enforcer.registry.signing import SigningKeys
 from enforcer.registry.transfer_commands import export, import_, migrate
 from enforcer.registry.web.commands import account
@@ -59,7 +59,8 @@ def serve(config_file: Path) -> None:
         raise _Problem(str(error)) from error
     tokens = Tokens(config.tokens.isp, config.tokens.officer)
     try:
-        desk = Desk(ledger, keys, tokens, Accounts(str(config.portal.accounts_file(config.database))))
+        accounts = Accounts(str(config.portal.accounts_file(config.database)))
+        desk = Desk(ledger, keys, tokens, accounts)
         office = Office(
             desk,
             Limiter(config.portal.all_limits()),
@@ -91,9 +92,10 @@ def serve(config_file: Path) -> None:
         asyncio.run(run())
     finally:
         ledger.close()
+        accounts.close()
 
 
-for command in (log, head, verify, state, due, export, import_, migrate):
+for command in (log, head, verify, state, due, backup, export, import_, migrate):
     main.add_command(command)
 main.add_command(key)
 main.add_command(account)

@@ -25,9 +25,10 @@ class UnknownRegistration(LookupError):
 class Journal:
     """The open file and what is known of it. Another process may write to it too: `refresh` notices."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, is_read_only: bool = False) -> None:
         """Raises BadLedger, sqlite3.DatabaseError."""
-        self.database = open_tables(path)
+        self.database = open_tables(path, is_read_only)
+        self._is_read_only = is_read_only
         self._is_in_batch = False
         self.refresh(always=True)
 
@@ -46,11 +47,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; what the write-ahead log holds goes into it first, so that the file alone is the whole ledger."""
-        with contextlib.suppress(
-            sqlite3.OperationalError
-        ):  # somebody is reading it just now, or the disk is full
-            write_checkpoints(self.database, self.sequence)
-            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # Somebody may be reading it just now, or the disk is full.
+        with contextlib.suppress(sqlite3.OperationalError):
+            if not self._is_read_only:
+                write_checkpoints(self.database, self.sequence)
+                self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.database.close()
 
     @contextlib.contextmanager

@@ -37,12 +37,19 @@ class Ledger:
     """
 
     def __init__(
-        self, path: str, rules: Rules | None = None, clock: Callable[[], int] = time.time_ns
+        self,
+        path: str,
+        rules: Rules | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        is_read_only: bool = False,
     ) -> None:
-        """Raises BadLedger when the file was changed or is too old, sqlite3.DatabaseError when it is no ledger."""
+        """Raises BadLedger when the file was changed, is too old or something else, sqlite3.DatabaseError when it is no SQLite file.
+
+        is_read_only: an act is refused by SQLite, and a file without a ledger in it is a BadLedger.
+        """
         self.rules = rules or Rules()
         self._clock = clock
-        self._journal = Journal(path)
+        self._journal = Journal(path, is_read_only)
 
     def close(self) -> None:
         """Close the file, which alone is then the whole ledger."""

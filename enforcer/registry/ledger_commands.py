@@ -1,4 +1,4 @@
-"""`registry log`, `head`, `verify`, `state`, `due`: look into a ledger."""
+"""`registry log`, `head`, `verify`, `state`, `due`, `backup`: look into a ledger, and copy it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from enforcer.registry.chain import HEAD_SCHEMA, Head
 from enforcer.registry.ledger import BadLedger, Ledger, UnknownRegistration, UnknownSerial
 from enforcer.registry.past import StateAt
 from enforcer.registry.standing import due as dues
+from enforcer.registry.tables import open_tables
 from enforcer.registry.verification import Verified, Witness, verify_chain, verify_derived
 
 LEDGER = click.argument("database", metavar="LEDGER", type=click.Path(exists=True, dir_okay=False))
@@ -83,16 +84,13 @@ def verify(database: str, head_file: Path | None, key_file: Path | None, chain_o
     """
     witnesses = (_witness(head_file, key_file),) if head_file else ()
     try:
-        with closing(
-            sqlite3.connect(f"file:{Path(database).resolve().as_posix()}?mode=ro", uri=True)
-        ) as file:
+        # Without the check of the newest events that opening makes: this command is the one that names what does not fit.
+        with closing(open_tables(database, is_read_only=True, checks_tail=False)) as file:
             found = verify_chain(file, witnesses, _progress)
             if found.is_whole and not chain_only:
                 found = verify_derived(file, found.head, _progress)
-    except sqlite3.DatabaseError as error:
-        raise Problem(
-            f"{database}: not a ledger, or one without a hash chain ('registry migrate' writes one that has it): {error}"
-        ) from error
+    except (sqlite3.DatabaseError, BadLedger) as error:
+        raise Problem(_not_a_ledger(database, error)) from error
     _tell(database, found)
 
 
@@ -140,13 +138,45 @@ def due(database: str, as_json: bool) -> None:
             click.echo(f"{_when(each.at_ns)}  #{number:<6} {each.about}: {each.act}")
 
 
-def opened(database: str) -> Ledger:
-    """The ledger. Raises Problem."""
+@click.command()
+@LEDGER
+@click.argument("copy", type=click.Path(path_type=Path))
+def backup(database: str, copy: Path) -> None:
+    """Write a whole copy of a ledger into one new file, COPY, while it is served or not; print its head.
+
+    Copying the file itself while it is served leaves out what is still in the -wal file beside it.
+    """
+    if copy.exists():
+        raise Problem(f"{copy}: is there already; write the name of a new file")
+    with closing(opened(database)):  # a ledger, whose newest events fit
+        pass
+    part = copy.with_name(f"{copy.name}.part")
     try:
-        return Ledger(database)
+        with (
+            closing(sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(part)) as target,
+        ):
+            source.backup(target)  # in one step: what it copies is one moment's
+        part.rename(copy)
+    except (sqlite3.Error, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise Problem(f"{copy}: cannot be written: {error}") from error
+    with closing(opened(str(copy))) as ledger:
+        click.echo(json.dumps(ledger.head().to_json()))
+
+
+def opened(database: str, is_read_only: bool = True) -> Ledger:
+    """The ledger; read-only, it must be one already. Raises Problem."""
+    try:
+        return Ledger(database, is_read_only=is_read_only)
     except (sqlite3.DatabaseError, BadLedger) as error:
-        told = str(error) if isinstance(error, BadLedger) else f"{database}: not a ledger: {error}"
-        raise Problem(told) from error
+        raise Problem(_not_a_ledger(database, error)) from error
+
+
+def _not_a_ledger(database: str, error: Exception) -> str:
+    if isinstance(error, BadLedger):
+        return str(error)
+    return f"{database}: not a ledger ({error}); write the ledger's file, which registry.yaml names after 'database'"
 
 
 def past(ledger: Ledger, serial: int | None, at: str | None) -> StateAt:

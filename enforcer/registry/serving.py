@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -40,7 +42,7 @@ async def serve(
     proxies: Sequence[str] = (),
     certificate: tuple[str, str] | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; calls `started` when it accepts connections.
+    """Serves until SIGTERM or SIGINT, then returns, so that its caller closes its files; calls `started` when it accepts connections.
 
     proxies: addresses whose X-Forwarded-For and -Proto are believed; nobody else's are. certificate: files of a chain and its key.
     """
@@ -51,6 +53,16 @@ async def serve(
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             desk.close()
             await super().shutdown(sockets)
+
+        # uvicorn's own raises the signal again after serving, which would end the process before its files are closed.
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
 
     config = uvicorn.Config(
         application,

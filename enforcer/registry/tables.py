@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 from enforcer.registry.chain import GENESIS, link
 
@@ -20,14 +21,19 @@ class BadLedger(ValueError):
     """The file is a ledger, but not one to go on with: changed, cut off, or of an older format. The message says what to do."""
 
 
-def open_tables(path: str) -> sqlite3.Connection:
-    """The open file, made when absent, with its newest events' hashes checked. Raises BadLedger, sqlite3.DatabaseError."""
-    database = sqlite3.connect(
-        path, isolation_level=None
-    )  # autocommit; each action opens its own transaction
+def open_tables(path: str, is_read_only: bool = False, checks_tail: bool = True) -> sqlite3.Connection:
+    """The open file, made when absent, with its newest events' hashes checked. Raises BadLedger, sqlite3.DatabaseError.
+
+    is_read_only: nothing is written; a file that is no ledger, or has no tables yet, is a BadLedger.
+    """
+    name = f"{Path(path).resolve().as_uri()}?mode=ro" if is_read_only else path
+    # Autocommit; each action opens its own transaction.
+    database = sqlite3.connect(name, isolation_level=None, uri=is_read_only)
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         is_there = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'events'").fetchone()
+        if not is_there:
+            _refuse_others(database, path, is_read_only)
         if is_there and version != VERSION:
             raise BadLedger(
                 f"{path}: a ledger of format {version}, without a hash chain; 'registry migrate {path} NEW' writes one that has it"
@@ -38,7 +44,8 @@ def open_tables(path: str) -> sqlite3.Connection:
             database.executescript(_SCHEMA)
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA cache_size = -65536")  # KiB at most; the indexes of a million registrations
-        _check_tail(database, path)
+        if checks_tail:
+            _check_tail(database, path)
     except BaseException:
         database.close()
         raise
@@ -62,6 +69,23 @@ def last_event(database: sqlite3.Connection) -> tuple[int, bytes]:
     """The newest event's sequence and hash; (0, GENESIS) in an empty ledger."""
     row = database.execute("SELECT sequence, hash FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
     return (row[0], row[1]) if row else (0, GENESIS)
+
+
+def _refuse_others(database: sqlite3.Connection, path: str, is_read_only: bool) -> None:
+    """A file without events is a new ledger to whoever writes, when it is empty; to whoever reads it is none."""
+    tables = [
+        name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")
+    ]
+    if tables:
+        raise BadLedger(
+            f"{path}: not a ledger: it has the tables {', '.join(tables[:6])}; write the ledger's file, "
+            "which registry.yaml names after 'database'"
+        )
+    if is_read_only:
+        raise BadLedger(
+            f"{path}: not a ledger: there are no events in it. If it is a copy, the ledger was being served and its events were "
+            f"still in ORIGINAL-wal: write the copy with 'registry backup ORIGINAL {path}'"
+        )
 
 
 def _check_tail(database: sqlite3.Connection, path: str) -> None:

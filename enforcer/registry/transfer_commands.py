@@ -88,7 +88,7 @@ def import_(
             click.echo(f"{database}: {count} events")
         elif form == "registrations":
             seeds = _seeds(file)
-            with closing(opened(database)) as ledger:
+            with closing(opened(database, is_read_only=False)) as ledger:
                 _take_rules(ledger, config_file)
                 click.echo(f"{database}: {plant(ledger, seeds)} registrations")
         else:
@@ -115,7 +115,7 @@ def _applications(
     database: str, file: Path, config_file: Path | None, by: str, trial: bool, report: Path | None
 ) -> None:
     rows = read_forms(str(file), file.read_text(encoding="utf-8"))
-    with closing(opened(database)) as ledger:
+    with closing(opened(database, is_read_only=False)) as ledger:
         _take_rules(ledger, config_file)
         done = apply_all(ledger, rows, str(file), by=by, is_trial=trial)
     if report is not None:

@@ -5,6 +5,7 @@ The ledger is for ever and says who did what; this file is what may be changed a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -60,6 +61,9 @@ class Accounts:
         self.secret: bytes = bytes.fromhex(row[0])  # signs cookies and forms
 
     def close(self) -> None:
+        """Close the file, which alone then holds everything."""
+        with contextlib.suppress(sqlite3.OperationalError):  # somebody is reading it just now
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._database.close()
 
     def add(self, name: str, password_hash: str, role: Role, provider: str = "") -> Account:
