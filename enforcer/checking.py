@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from enforcer.config import load_config
+from enforcer.config import config_doubts, load_config, named_policy
 from enforcer.policy import doubts, load_policy
 from enforcer.yamlfile import FileError, Problem
 
@@ -25,20 +25,30 @@ def check_files(paths: Iterable[Path], today: str | None = None) -> Checked:
     """*.policy.yaml are policies, other *.yaml and *.json configurations. today: ISO 8601; left out: the clock's, in UTC."""
     today = today or datetime.now(UTC).date().isoformat()
     checked = Checked()
-    for path in _files(paths):
-        checked.count += 1
-        try:
-            policy = path if path.name.endswith(".policy.yaml") else load_config(path).policy
-            load_policy(policy)
-            checked.doubts += doubts(policy, today)
-        except FileError as error:
-            checked.problems += error.problems
+    for path in paths:
+        files = sorted(path.rglob("*.policy.yaml")) if path.is_dir() else [path]
+        if not files:
+            fix = "name a policy, a configuration, or a folder that holds policies"
+            checked.problems.append(Problem(str(path), 1, 1, "", "no *.policy.yaml is in this folder", fix))
+        for file in files:
+            _check(file, today, checked)
     return checked
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(path.rglob("*.policy.yaml"))
-        else:
-            yield path
+def _check(path: Path, today: str, checked: Checked) -> None:
+    checked.count += 1
+    policy: Path | None = path
+    if not path.name.endswith(".policy.yaml"):
+        checked.doubts += config_doubts(path)
+        try:
+            policy = load_config(path).policy
+        except FileError as error:
+            checked.problems += error.problems
+            policy = named_policy(path)
+    if policy is None:
+        return
+    try:
+        load_policy(policy)
+        checked.doubts += doubts(policy, today)
+    except FileError as error:
+        checked.problems += error.problems

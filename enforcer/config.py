@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pwd
+import socket
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from enforcer.audit import MOST_FILE_BYTES, MOST_FILES, MOST_LINES
-from enforcer.filemodel import Duration, FileModel, validate
+from enforcer.filemodel import Duration, FileModel, shaped, validate
 from enforcer.policy import renamed
-from enforcer.yamlfile import FileError, read
+from enforcer.privacy import load_key
+from enforcer.yamlfile import Document, FileError, Problem, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Config:
 
 
 class FeedFile(FileModel):
-    url: str = Field(pattern="^https?://[^/]+")
+    url: Annotated[str, *shaped("^https?://[^/]+", "write http(s)://HOST[:PORT]/feed")]
     """Where the registry's feed is: http://HOST:PORT/feed."""
     key: str = Field(min_length=1)
     """File with the registry's public key (64 hexadecimal digits)."""
@@ -72,7 +75,15 @@ class ConfigFile(FileModel):
     """NFLOG group the kernel reports stopped packets to; one program a group."""
     most_cells: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
     """How large an allowlist the dataplane may take, in cells (subscriber × endpoint × port × protocol)."""
-    metrics: str | None = Field(default=None, pattern=r"^(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}$")
+    metrics: (
+        Annotated[
+            str,
+            *shaped(
+                r"^(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}$", "write ADDRESS:PORT such as 127.0.0.1:9469"
+            ),
+        ]
+        | None
+    ) = None
     """Address and port for Prometheus, such as 127.0.0.1:9469 or [::1]:9469; nothing listens when left out."""
     user: str | None = Field(default=None, min_length=1)
     """Who to go on as after the start as root; the state, audit and control folders become this user's."""
@@ -94,29 +105,7 @@ def json_schema() -> dict[str, Any]:
 
 def load_config(path: Path) -> Config:
     """Raises FileError with every problem."""
-    document = read(path)
-    model = validate(document, ConfigFile)
-    if model is not None and not document.problems:
-        folder = path.absolute().parent
-        files: list[tuple[tuple[str, ...], str | None]] = [
-            (("policy",), model.policy),
-            (("feed", "key"), model.feed.key),
-            (("audit-key",), model.audit_key),
-        ]
-        for where, name in files:
-            if name is not None and not (folder / name).is_file():
-                fix = renamed(folder / name) or "write the path of a readable file"
-                document.add(where, f"{name!r} is not a file", fix)
-        if len(str(folder / model.control).encode()) > 107:  # sun_path, unix(7)
-            document.add(
-                ("control",), "longer than a socket's path may be (107 bytes)", "write a shorter path"
-            )
-        if model.metrics is not None and not 0 < int(model.metrics.rpartition(":")[2]) < 65536:
-            document.add(("metrics",), "not a port", "write a port from 1 to 65535")
-        if model.user is not None and not _is_user(model.user):
-            document.add(
-                ("user",), f"{model.user!r} is not a user here", "make it: useradd --system " + model.user
-            )
+    document, model = _examined(path)
     if model is None or document.problems:
         raise FileError(document.problems)
     folder = path.absolute().parent
@@ -141,6 +130,88 @@ def load_config(path: Path) -> Config:
         audit_lines=model.audit_lines,
         audit_key=folder / model.audit_key if model.audit_key else None,
     )
+
+
+def named_policy(path: Path) -> Path | None:
+    """The policy file that a configuration names, whatever else is wrong in it; None when it names none that is there."""
+    _, model = _examined(path)
+    policy = path.absolute().parent / model.policy if model is not None and model.policy else None
+    return policy if policy is not None and policy.is_file() else None
+
+
+def config_doubts(path: Path) -> list[Problem]:
+    """Interfaces the configuration names and this machine (this network namespace) has not."""
+    document, model = _examined(path)
+    found = Document(document.file, document.data, document.keys, document.values)
+    if model is not None:
+        for side, names in (("inside", model.inside), ("outside", model.outside)):
+            for place, name in enumerate(names):
+                if missing_interfaces([name]):
+                    found.add(
+                        (side, place),
+                        f"there is no interface {name!r} here",
+                        "`ip -br link` lists what there is",
+                    )
+    return found.problems
+
+
+def missing_interfaces(names: Iterable[str]) -> list[str]:
+    """Those of the names that no interface of this network namespace has."""
+    there = {name for _, name in socket.if_nameindex()}
+    return [name for name in names if name not in there]
+
+
+def _examined(path: Path) -> tuple[Document, ConfigFile | None]:
+    """The file and what of it can be used, all problems noted; a required key that is missing or wrong is None."""
+    document = read(path)
+    model = validate(document, ConfigFile)
+    if model is None:
+        return document, None
+    folder = path.absolute().parent
+    feed = document.data.get("feed")
+    files: list[tuple[tuple[str, ...], Any, Callable[[Path], object]]] = [
+        (("policy",), model.policy, _any_file),
+        (("feed", "key"), feed.get("key") if isinstance(feed, dict) else None, _feed_key),
+        (("audit-key",), model.audit_key, load_key),
+    ]
+    for where, name, reader in files:
+        if not isinstance(name, str) or not name:
+            continue
+        if not (folder / name).is_file():
+            fix = renamed(folder / name) or "write the path of a readable file"
+            document.add(where, f"{name!r} is not a file", fix)
+            continue
+        try:
+            reader(folder / name)
+        except PermissionError:  # `status` needs no key, and may be asked by somebody who may not read it
+            continue
+        except (ValueError, OSError) as error:
+            what, _, fix = str(error).removeprefix(f"{folder / name}: ").partition("; ")
+            document.add(where, f"{name!r}: {what}", fix)
+    if model.control and len(str(folder / model.control).encode()) > 107:  # sun_path, unix(7)
+        document.add(("control",), "longer than a socket's path may be (107 bytes)", "write a shorter path")
+    if model.metrics is not None and not 0 < int(model.metrics.rpartition(":")[2]) < 65536:
+        document.add(("metrics",), "not a port", "write a port from 1 to 65535")
+    if model.user is not None and not _is_user(model.user):
+        document.add(
+            ("user",), f"{model.user!r} is not a user here", "make it: useradd --system " + model.user
+        )
+    return document, model
+
+
+def _any_file(path: Path) -> None:
+    """What it holds is looked at where it is used."""
+
+
+def _feed_key(path: Path) -> None:
+    try:
+        is_key = len(bytes.fromhex(path.read_text().strip())) == 32
+    except ValueError:
+        is_key = False
+    if not is_key:
+        raise ValueError(
+            "not a key of 64 hexadecimal digits; write the path of the .pub file that `enforcer-registry key` makes"
+        )
 
 
 def _address(text: str | None) -> tuple[str, int] | None:

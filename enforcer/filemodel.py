@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -77,6 +78,17 @@ def _quantity(
     return PlainValidator(check), WithJsonSchema(
         {"type": "string", "pattern": pattern, "description": description}
     )
+
+
+def shaped(pattern: str, fix: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """Text in which the pattern is found; `fix` says what to write where it is not."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not re.search(pattern, value):
+            raise refuse(f"{_shown(value)} is not possible here", fix)
+        return value
+
+    return PlainValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})
 
 
 def _prefix(value: object) -> str:

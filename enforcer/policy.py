@@ -137,12 +137,16 @@ def parse_policy(text: str, file: str = "policy") -> Policy:
     return _checked(parse(text, file))
 
 
-def renamed(path: Path) -> str | None:
-    """What to write instead of the file name of a policy that was shipped under another; None for any other name."""
+def renamed(path: Path, folder: Path = Path()) -> str | None:
+    """What to write instead of the file name of a policy that was shipped under another; None when that is not there either.
+
+    folder: where relative paths start.
+    """
     old = path.name.removesuffix(".policy.yaml")
     if old == path.name or old not in _RENAMED:
         return None
-    return f"{old!r} is called {_RENAMED[old]!r} now: write {path.with_name(_RENAMED[old] + '.policy.yaml')}"
+    new = path.with_name(_RENAMED[old] + ".policy.yaml")
+    return f"{old!r} is called {_RENAMED[old]!r} now: write {new}" if (folder / new).is_file() else None
 
 
 def doubts(path: Path, today: str) -> list[Problem]:

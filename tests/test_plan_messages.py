@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,9 @@ def test_a_scenario_that_names_no_file_says_which_there_are(tmp_path: Path) -> N
 
 
 def test_a_policy_that_was_shipped_under_another_name_is_named_by_the_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "s.scenario.yaml"
+    path = tmp_path / "scenarios/s.scenario.yaml"
+    path.parent.mkdir()
+    shutil.copytree(ROOT / "enforcer/policies", tmp_path / "enforcer/policies")
     text = (ROOT / "scenarios/minimal-smoke.scenario.yaml").read_text()
     path.write_text(text.replace("registered-pairs.policy", "strict.policy"))
     with pytest.raises(PlanError) as caught:

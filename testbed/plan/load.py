@@ -194,7 +194,7 @@ class _Files:
         path = Path(os.path.normpath(Path(document.file).parent / text))
         if path.is_file():
             return path
-        new_name = renamed(Path(text)) if kind == "policy" else None
+        new_name = renamed(Path(text), Path(document.file).parent) if kind == "policy" else None
         if new_name:
             document.add(where, f"there is no file {text!r} any more", new_name)
             return None
