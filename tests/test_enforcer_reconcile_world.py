@@ -27,12 +27,11 @@ class Tap:
         self.came, self.went = Counter(), Counter()
         self.came_bytes = Counter()
         with lab.inside():
-            self._sockets = [
-                socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) for _ in range(2)
-            ]
+            # No protocol until they are bound: else they begin with packets of every interface.
+            self._sockets = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(2)]
             for name, each in zip(("gc", "gs"), self._sockets, strict=True):
-                each.bind((name, 0))
                 each.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+                each.bind((name, 3))  # ETH_P_ALL
 
     def read(self):
         for each in self._sockets:
