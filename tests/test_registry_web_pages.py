@@ -228,7 +228,7 @@ def test_a_second_language_is_a_file_and_no_page_says_a_word_that_is_not_in_it(t
     site = Site(texts=_pseudo(tmp_path))
     site.approved("ada")
     site.applied("ada")
-    data = {*PEOPLE[0], ADDRESS, "Ada Lovelace", "Northern Fibre", "NF-1001", "northern", "officer.khan", "papers are in order", "access to a client's servers"}  # fmt: skip
+    data = {*PEOPLE[0], ADDRESS, "Ada Lovelace", "Northern Fibre", "Southern Mobile", "NF-1001", "northern", "officer.khan", "papers are in order", "access to a client's servers"}  # fmt: skip
     paths = {
         "": ["/", "/help", "/sign-in", "/sign-up", "/status", "/nowhere"],
         "ada": ["/my", "/my/apply", "/my/apply?category=freelancer", "/account", *(f"/my/1{path}" for path in MINE)],

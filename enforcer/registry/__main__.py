@@ -60,7 +60,8 @@ def serve(config_file: Path) -> None:
     tokens = Tokens(config.tokens.isp, config.tokens.officer)
     try:
         accounts = Accounts(str(config.portal.accounts_file(config.database)))
-        desk = Desk(ledger, keys, tokens, accounts)
+        names = [each.name for each in config.providers]
+        desk = Desk(ledger, keys, tokens, accounts, providers=names)
         office = Office(
             desk,
             Limiter(config.portal.all_limits()),

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,7 +80,10 @@ class Desk:
         tokens: Tokens,
         accounts: Accounts | None = None,
         clock: Callable[[], int] = time.time_ns,
+        providers: Iterable[str] = (),
     ) -> None:
+        """providers: those that answer without an account (simulated ones)."""
+        self._providers = tuple(providers)
         self.ledger, self.key = ledger, key
         self.accounts = accounts or Accounts(":memory:", clock)
         self._tokens, self._clock = tokens, clock
@@ -174,6 +177,11 @@ class Desk:
             is_short = head.events <= MOST_CHECKED
             self._checked = Chain(head, verify_chain(self.ledger._journal.database) if is_short else None)
         return self._checked
+
+    def providers(self) -> list[str]:
+        """The providers that can answer here, by name, each once; none: only the office's token answers, for all."""
+        names = {provider_key(each): each for each in (*self._providers, *self.accounts.providers())}
+        return sorted(names.values(), key=str.casefold)
 
     def now_ns(self) -> int:
         return self._clock()

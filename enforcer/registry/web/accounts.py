@@ -98,6 +98,13 @@ class Accounts:
         rows = self._database.execute("SELECT name, role, provider, is_disabled FROM accounts ORDER BY name")
         return [Account(name, role, provider, bool(off)) for name, role, provider, off in rows]
 
+    def providers(self) -> list[str]:
+        """The providers that somebody can answer for: those of accounts that are not disabled."""
+        rows = self._database.execute(
+            "SELECT DISTINCT provider FROM accounts WHERE role = 'provider' AND NOT is_disabled ORDER BY provider"
+        )
+        return [name for (name,) in rows]
+
     def set_password(self, name: str, password_hash: str) -> None:
         """And ends the account's sessions and API tokens, wherever they are."""
         self._database.execute("UPDATE accounts SET password = ? WHERE name = ?", (password_hash, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from enforcer.registry.standing import provider_key
 from enforcer.registry.states import TRANSITIONS, Appeal, Application, LedgerEvent, Registration, State
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed)."""
+    """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed).
+
+    is_nobodys: it waits for a provider, and no provider here has the name that was given.
+    """
 
     number: int
     state: State
@@ -45,6 +49,7 @@ class View:
     last_reason: str
     refusal: str
     renewal_asked_ns: int | None
+    is_nobodys: bool
 
 
 def view_of(desk: Desk, registration: Registration) -> View:
@@ -53,6 +58,7 @@ def view_of(desk: Desk, registration: Registration) -> View:
     history = tuple(line_of(event) for event in events)
     needs_provider = desk.ledger.rules.requires_verification
     appeal = registration.appeal
+    is_nobodys = needs_provider and registration.waits_for_provider and not _is_known(desk, registration)
     return View(
         registration.number,
         registration.state,
@@ -60,7 +66,7 @@ def view_of(desk: Desk, registration: Registration) -> View:
         registration.is_verified,
         registration.new_prefixes,
         registration.valid_until_ns,
-        _next_step(registration, appeal, needs_provider, desk.now_ns()),
+        "provider-unknown" if is_nobodys and not (appeal and appeal.is_open) else _next_step(registration, appeal, needs_provider, desk.now_ns()),
         _due_ns(registration),
         _steps(registration, needs_provider),
         _acts(registration, appeal),
@@ -69,7 +75,13 @@ def view_of(desk: Desk, registration: Registration) -> View:
         next((line.reason for line in reversed(history) if line.reason and line.actor in ("officer", "isp")), ""),
         registration.refusal,
         registration.renewal_asked_ns,
+        is_nobodys,
     )  # fmt: skip
+
+
+def _is_known(desk: Desk, registration: Registration) -> bool:
+    names = desk.providers()
+    return not names or provider_key(registration.application.provider) in map(provider_key, names)
 
 
 def _next_step(registration: Registration, appeal: Appeal | None, needs_provider: bool, now_ns: int) -> str:

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from enforcer.protocols import VPN_PROTOCOLS
 from enforcer.registry.form import CATEGORIES, DOCUMENTS, REQUIRED_DOCUMENTS, missing_documents
+from enforcer.registry.standing import provider_key
 from enforcer.registry.states import Registration
 from enforcer.registry.web.frame import Page, page, too_many
 from enforcer.registry.web.limits import address_key
@@ -17,6 +18,7 @@ from enforcer.registry.web.view import View, view_of
 from enforcer.registry.web.words import Words
 
 ROLES = ("registrant",)
+ANOTHER = "-"  # the choice of a provider that is not in the list; no name is spelled so
 
 
 def routes(office: Office) -> list[Route]:
@@ -104,8 +106,32 @@ async def _apply(here: Page) -> Response:
         category=category,
         needed=t("apply.hint.documents", documents=_needed(here, category)),
         documents=[(each, t(f"document.{each}"), "") for each in kinds],
+        providers=_providers(here),
         protocols=[(each, t(f"protocol.{each}"), t(f"protocol-about.{each}")) for each in VPN_PROTOCOLS],
     )
+
+
+def _providers(here: Page) -> list[tuple[str, str]]:
+    names = here.desk.providers()
+    return (
+        [*((each, each) for each in names), (ANOTHER, here.texts.t("apply.provider-other"))] if names else []
+    )
+
+
+def _provider(here: Page) -> str:
+    """One of those that can answer, by its own name, or another in the applicant's words."""
+    form, names = here.form, {provider_key(each): each for each in here.desk.providers()}
+    if not names:
+        return form.text("provider", 200)
+    chosen = form.get("provider")
+    if chosen == ANOTHER:
+        written = form.text("provider_other", 200)
+        return names.get(provider_key(written), written)
+    if not chosen:
+        form.fail("provider", "provider.choose")
+    elif provider_key(chosen) not in names:
+        form.fail("provider", "choose")
+    return names.get(provider_key(chosen), "")
 
 
 def _needed(here: Page, category: str) -> str:
@@ -125,7 +151,7 @@ def _application(here: Page, category: str) -> dict[str, Any]:
         "documents": documents,
         "contact": form.text("contact", 200, least=0),
         "purpose": form.text("purpose"),
-        "provider": form.text("provider", 200),
+        "provider": _provider(here),
         "subscriber_id": form.text("subscriber_id", 200),
         "subscriber_prefixes": form.prefixes("subscriber_prefixes"),
         "endpoint_prefixes": form.prefixes("endpoint_prefixes"),

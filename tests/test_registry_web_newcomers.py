@@ -1,0 +1,48 @@
+"""What newcomers stumble over on the portal's pages: each mistake is told where it is made, in words that say how to go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.portal_site import FIELDS, Reading, Site
+
+API = {
+    "registrant": "Ada Lovelace", "subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": ["198.51.100.4/32"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def test_the_form_offers_the_providers_that_can_answer(site: Site) -> None:
+    ada = site.person("ada")
+    offered = [each["value"] for each in Reading(ada.see("/my/apply?category=freelancer").text).all("option")]
+    assert offered == ["", "Northern Fibre", "Southern Mobile", "-"]
+    for wrong, told in (({"provider": ""}, "#provider"), ({"provider": "Nothern"}, "#provider"), ({"provider": "-"}, "#provider_other")):  # fmt: skip
+        answer = ada.send("/my/apply", {**FIELDS, **wrong})
+        assert answer.status_code == 422 and f'href="{told}"' in answer.text, wrong
+    number = site.applied(provider="-", provider_other=" northern  FIBRE")
+    assert site.ledger.registration(number).application.provider == "Northern Fibre"
+    site.accounts.disable("southern")
+    assert "Southern Mobile" not in ada.see("/my/apply?category=freelancer").text
+
+
+def test_an_application_that_no_provider_answers_is_flagged(site: Site) -> None:
+    known, unknown = site.applied(), site.applied(provider="-", provider_other="northern fiber")
+    assert f"/provider/{unknown}" not in site.person("northern").see("/provider").text
+    flag, officer, ada = "no such provider here", site.person("officer.khan"), site.person("ada")
+    assert officer.see("/officer").text.count(flag) == 1
+    for number, count in ((known, 0), (unknown, 1)):
+        assert officer.see(f"/officer/{number}").text.count(flag) == count
+        assert ada.see(f"/my/{number}").text.count("withdraw this application and apply again") == count
+    site.accounts.add("fiber", "x", "provider", "Northern Fiber")
+    assert flag not in officer.see("/officer").text  # control: somebody can answer now
+
+
+def test_where_only_the_offices_token_answers_no_provider_is_unknown(site: Site) -> None:
+    for name in ("northern", "southern"):
+        site.accounts.disable(name)
+    number = site.applied(provider="Anybody")
+    assert "no such provider" not in site.person("officer.khan").see(f"/officer/{number}").text
