@@ -46,3 +46,27 @@ def test_where_only_the_offices_token_answers_no_provider_is_unknown(site: Site)
         site.accounts.disable(name)
     number = site.applied(provider="Anybody")
     assert "no such provider" not in site.person("officer.khan").see(f"/officer/{number}").text
+
+
+def test_the_kinds_promise_households_nothing_and_say_so(site: Site) -> None:
+    page = site.person("ada").see("/my/apply").text
+    about = Reading(page).texts
+    assert not any("ouseholds" in text for text in about if text.startswith("Hospitals"))
+    assert "the rules have no kind for households and ordinary subscribers" in page
+
+
+@pytest.mark.parametrize("name", ["vpn.client.example", "https://vpn.client.example/login", "VPN.client.example:443"])  # fmt: skip
+def test_a_server_given_by_name_is_told_how_to_find_its_address(site: Site, name: str) -> None:
+    answer = site.person("ada").send("/my/apply", {**FIELDS, "endpoint_prefixes": name})
+    assert answer.status_code == 422
+    assert (
+        "nslookup vpn.client.example”" in answer.text.replace("VPN", "vpn")
+        and "when it changes" in answer.text
+    )
+    told = site.person().call("POST", "/applications", json={**API, "endpoint_prefixes": [name]})
+    assert told.status_code == 422 and "is a name; write its address" in told.text
+    for other in ("198.51.100.300", "somewhere", "198.51.100.4/33"):  # control: these are no names
+        assert (
+            "nslookup"
+            not in site.person("ada").send("/my/apply", {**FIELDS, "endpoint_prefixes": other}).text
+        )

@@ -6,6 +6,7 @@ never stored. Whether they are asked for at all is a rule (`Rules.requires_docum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -40,6 +41,11 @@ REQUIRED_DOCUMENTS: Mapping[Category, tuple[tuple[DocumentKind, ...], ...]] = {
     "provider": (("identity",), ("licence",)),
     "other": (("identity",), ("incorporation", "organisation")),
 }
+# A host's name (RFC 1123 2.1), whose last label is not a number; with what is around it in a URL.
+_NAME = re.compile(
+    r"(?:[a-z]+://)?((?:[a-z0-9-]{1,63}\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)\.?(?::\d+)?(?:/\S*)?",
+    re.IGNORECASE,
+)
 _TEXTS = {"category": 40, "purpose": 2000, "provider": 200, "subscriber_id": 200, "contact": 200}
 
 
@@ -184,6 +190,20 @@ def checked_prefixes(value: Any) -> tuple[str, ...]:
     return prefixes
 
 
+def server_name(text: str) -> str:
+    """The host's name, when that is what was written in the place of an address, as it is or in a URL; else "". Never looked up."""
+    found = _NAME.fullmatch(text.strip())
+    return found[1] if found else ""
+
+
+def not_a_prefix(value: Any, error: ValueError) -> str:
+    """What is wrong with what should be a prefix, and what to write."""
+    host = server_name(value) if isinstance(value, str) else ""
+    if host:
+        return f"{host!r} is a name; write its address ('nslookup {host}' tells it; when it changes, apply for the new one)"
+    return f"{error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48"
+
+
 def _documents(value: Any, problems: list[str]) -> tuple[Document, ...]:
     found = []
     for item in _sequence("documents", value, problems):
@@ -219,5 +239,5 @@ def _prefixes(name: str, value: Any, problems: list[str]) -> tuple[str, ...]:
         try:
             good.append(str(ip_network(item if isinstance(item, str) else repr(item))))
         except ValueError as error:
-            problems.append(f"{name}: {error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48")
+            problems.append(f"{name}: {not_a_prefix(item, error)}")
     return tuple(good)

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from enforcer.protocols import VPN_PROTOCOLS
+from enforcer.registry.form import server_name
 from enforcer.registry.web.texts import Texts
 
 MAX_TEXT = 2000
@@ -80,7 +81,7 @@ class Form:
         try:
             return str(ip_address(value))
         except ValueError:
-            self.fail(name, "address", value=value[:60])
+            self._not_an_address(name, "address", value)
             return value
 
     def moment_ns(self, name: str, zone: tzinfo, now_ns: int) -> int | None:
@@ -101,6 +102,10 @@ class Form:
             self.fail(name, "too-old")
         return at_ns
 
+    def _not_an_address(self, name: str, key: str, word: str) -> None:
+        host = server_name(word) if name in ("endpoint_prefixes", "destination") else ""
+        self.fail(name, "server-name" if host else key, value=(host or word)[:60])
+
     def _prefix(self, name: str, word: str) -> str | None:
         try:
             network = ip_network(word)
@@ -108,7 +113,7 @@ class Form:
             try:
                 suggestion = ip_interface(word)
             except ValueError:
-                self.fail(name, "prefix", value=word[:60])
+                self._not_an_address(name, "prefix", word)
                 return None
             # A whole line of addresses or this one only? The applicant must say.
             self.fail(name, "host-bits", value=word, network=suggestion.network, host=suggestion.ip)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from enforcer.registry.form import Category, DocumentKind
+from enforcer.registry.form import Category, DocumentKind, not_a_prefix
 from enforcer.registry.states import State
 from enforcer.registry.web.operations import LARGEST_NUMBER, Model
 
@@ -29,7 +29,7 @@ def _is_prefix(value: str) -> str:
     try:
         return str(ip_network(value))
     except ValueError as error:
-        raise ValueError(f"{error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48") from None
+        raise ValueError(not_a_prefix(value, error)) from None
 
 
 # JSON Schema has no format for prefixes; "ip-prefix" is ours (both families, no host bits).
