@@ -75,7 +75,7 @@ def diff(old: Path | None, new: Path | None, at: str | None, horizon: str, **opt
 def _compare(
     inputs: dict[str, Any], at_ns: int, horizon_ns: int, horizon: str, limit: int, as_json: bool, split: bool
 ) -> bool:
-    from enforcer.difference.as_json import written
+    from enforcer.difference.as_json import MOST_SPLIT, split_size, written
     from enforcer.difference.changes import difference
     from enforcer.difference.sides import Side
     from enforcer.difference.summary import moments, summary
@@ -88,6 +88,11 @@ def _compare(
         Side(inputs["new_policy"], _valid(lists[1].entries, at_ns)),
     )
     result = difference(*sides)
+    if split and (size := split_size(result.changes)) > MOST_SPLIT:
+        raise _Mistake(
+            f"--split: {size:,} pairs of prefixes are to be cut out of others, and {MOST_SPLIT:,} is the most; leave --split "
+            "out (the same without loss: 'except' names long lists by their index in 'lists'), or compare parts of the allowlist"
+        )
     means = summary(result)
     coming = moments(lists[1].entries.values(), at_ns, at_ns + horizon_ns)
     if as_json:
