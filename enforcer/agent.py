@@ -34,9 +34,7 @@ TICK_S = 0.1
 _SLOW_NS = 1_000_000_000
 _COUNTERS_NS = 10_000_000_000
 _LONGEST_WAIT_S = 10.0
-_ASIDE_BYTES = (
-    1 << 18
-)  # a longer message, some thousand entries, takes more than a tick; another thread reads it
+_ASIDE_BYTES = 1 << 18  # a longer message takes more than a tick; another thread reads it
 _MOST_STOPS = 100_000  # reports that wait while a list is loaded
 
 
@@ -70,11 +68,16 @@ class Agent:
         self._waiting: list[Stop] = []
         self._slow_ns = self._counted_ns = self._beat_ns = self.started_ns
         self._counted: dict[str, Any] = {}
-        self._keys_seen = 0
+        self._keys_seen, self.unreachable = 0, ""
         self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
         self._is_aside = False
         self._beating: asyncio.Future[None] | None = None
         self._ending = asyncio.Event()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether a list is being loaded."""
+        return self._is_aside
 
     @property
     def allowlist(self) -> Allowlist | None:
@@ -159,8 +162,8 @@ class Agent:
         while True:
             try:
                 was_useful = await self._ask()
-            except Unreachable:
-                was_useful = False
+            except Unreachable as error:
+                self.unreachable, was_useful = str(error), False
             if not was_useful:
                 await asyncio.sleep(self.config.poll_ns / 1e9)
 
@@ -217,7 +220,7 @@ class Agent:
 
     def note_answer(self) -> None:
         """The registry has answered, whatever it said."""
-        self.answered_ns = self.clock.since_boot_ns()
+        self.answered_ns, self.unreachable = self.clock.since_boot_ns(), ""
         if not self._is_aside:
             self.failures.end("registry-unreachable")
 
@@ -393,8 +396,5 @@ def _ring(key: Ed25519PublicKey, store: Store) -> tuple[KeyRing, str]:
     """The keys trusted from before; and what is wrong with the roll-overs that are kept, if it is."""
     try:
         return KeyRing(key, store.rolls()), ""
-    except (
-        FeedError,
-        ValueError,
-    ) as error:  # such as after somebody has put another key into the configuration
+    except (FeedError, ValueError) as error:  # such as after another key was put into the configuration
         return KeyRing(key), f"the key roll-overs kept in {store.folder} are not used: {error}"

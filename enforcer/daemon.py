@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from enforcer import control, metrics, privileges
+from enforcer import control, metrics, privileges, starting
 from enforcer.agent import Agent
 from enforcer.audit import Audit
 from enforcer.config import Config, load_config
@@ -27,6 +27,8 @@ def run_agent(config_file: Path) -> None:
     policy = load_policy(config.policy)
     key = load_public_key(config.feed_key)
     addresses = Addresses(policy.audit, load_key(config.audit_key) if config.audit_key else None)
+    for warning in starting.warnings(config):
+        starting.say(warning)
     with _alone():
         _go_on_as_little(config)
         dataplane = open_dataplane(config, policy)
@@ -108,9 +110,11 @@ async def _serve(agent: Agent, config: Config) -> None:
     servers = [await control.serve(config.control, commands)]
     if config.metrics is not None:
         servers.append(await metrics.serve(config.metrics, told))
+    telling = asyncio.create_task(starting.tell(agent))
     try:
         await agent.run()
     finally:
+        telling.cancel()
         for server in servers:
             server.close()
         config.control.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import httpx
 
@@ -82,8 +83,21 @@ class Feed:
         try:
             answer = await self._client.get(self._url + path, params=query, timeout=timeout, headers=headers)  # type: ignore[arg-type]
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            what = str(error) or type(error).__name__
-            raise Unreachable(f"{self._url}{path}: {what}") from error
+            raise Unreachable(f"{self._url}{path}: {_reason(error)}") from error
         keys = answer.headers.get("feed-keys", "")
         self.announced = int(keys) if keys.isdecimal() and len(keys) < 7 else 0
         return answer
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where it did: httpx calls every refusal "All connection attempts failed"."""
+    deepest: BaseException | None = error
+    while deepest is not None:
+        if isinstance(deepest, BaseExceptionGroup):
+            deepest = deepest.exceptions[0]
+        if isinstance(deepest, OSError) and deepest.errno and deepest.strerror:
+            # asyncio puts a text of its own in the place of connect(2)'s; getaddrinfo(3) has numbers below 0 and its own text
+            text = os.strerror(deepest.errno) if deepest.errno > 0 else deepest.strerror
+            return text[:1].lower() + text[1:]
+        deepest = deepest.__cause__ or deepest.__context__
+    return str(error) or type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any
 from enforcer import kernel_counts
 from enforcer.agent import Agent
 from enforcer.conditions import CONDITIONS
+from enforcer.config import missing_interfaces
 from enforcer.units import render_duration
 
 _S = 1_000_000_000
@@ -42,6 +43,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "conntrack_drops": kernel_counts.conntrack_drops() if room else 0,
         "queue_drops": agent.queue_dropped,
         "keys": len(intake.ring.all),
+        "missing_interfaces": missing_interfaces((*agent.config.inside, *agent.config.outside)),
     }
 
 
@@ -54,10 +56,17 @@ def render(found: dict[str, Any]) -> str:
     if found["fallback"] != "keep":
         every = "every VPN flow passes" if found["fallback"] == "allow" else "no VPN flow passes"
         lines.append(f"  so now {every}, registered or not")
+    if found.get("missing_interfaces"):
+        lines.append(
+            f"  interfaces of the configuration that are not here: {', '.join(found['missing_interfaces'])}"
+        )
     serial = "none yet" if found["serial"] is None else str(found["serial"])
     rows = [
         ("policy", f"{found['policy']} ({found['mode']}), dataplane {found['dataplane']}"),
-        ("serial", f"{serial}, {found['entries']} entries, {found['loaded']} valid now"),
+        (
+            "serial",
+            f"{serial}, {found['entries']} entr{'y' if found['entries'] == 1 else 'ies'}, {found['loaded']} valid now",
+        ),
         ("signed", f"{_age(found['issued_age_s'])} ago" if found["issued_age_s"] is not None else "never"),
         ("registry", f"answered {_age(found['answered_age_s'])} ago"),
         (
