@@ -10,16 +10,11 @@ import click
 
 from enforcer.difference.command import diff
 from enforcer.explain_command import explain
+from enforcer.mistake import Mistake
 from enforcer.policy_commands import check, schema
 from enforcer.registry.web.portal_command import portal
 from enforcer.replay.command import replay
 from enforcer.yamlfile import FileError
-
-
-class Problem(click.ClickException):
-    """A mistake of the user's: exit code 2, no traceback."""
-
-    exit_code = 2
 
 
 class Broken(click.ClickException):
@@ -57,7 +52,7 @@ def run(config_file: Path) -> None:
     try:
         run_agent(config_file)
     except (FileError, ValueError) as error:
-        raise Problem(str(error)) from error
+        raise Mistake(error) from error
     except (DataplaneError, OSError) as error:
         raise Broken(str(error)) from error
 
@@ -111,6 +106,6 @@ def _ask(config_file: Path, command: str) -> Any:
     try:
         return ask(load_config(config_file).control, command)
     except FileError as error:
-        raise Problem(str(error)) from error
+        raise Mistake(error) from error
     except (NobodyListens, TimeoutError, ValueError, OSError) as error:
         raise Broken(str(error)) from error

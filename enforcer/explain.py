@@ -51,17 +51,23 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Stops:
-    """What an audit says about two ends (or one). asked: how people named them; when: "" or " within 30s of …"."""
+    """What an audit says about two ends (or one). asked: how people named them; when: "" or " within 30s of …"; next_step: what to type."""
 
     found: tuple[Stopped, ...]
     asked: str
     when: str
+    next_step: str = ""
 
     def text(self) -> str:
         if not self.found:
             return (
                 f"This enforcer's audit has no block of {self.asked}{self.when}. "
                 "If packets were lost then, it was not this enforcer that stopped them."
+                + (
+                    f"\nTo see what is decided and what would let it pass: {self.next_step}"
+                    if self.next_step
+                    else ""
+                )
             )
         more = len(self.found) - _MOST_ANSWERS
         texts = [_sentence(each) for each in self.found[:_MOST_ANSWERS]]
@@ -188,7 +194,9 @@ def stopped(
         if at_ns is not None
         else ""
     )
-    return Stops(tuple(found.values()), " and ".join(sorted(ends)), when)
+    shown = [name if end is None or is_word(end) else end for name, end in (("SRC", src), ("DST", dst))]
+    next_step = "" if known else f"enforcer explain {' '.join(shown)} --config FILE"
+    return Stops(tuple(found.values()), " and ".join(sorted(ends)), when, next_step)
 
 
 def unix_ns(text: str) -> int:

@@ -9,11 +9,8 @@ from typing import Any
 
 import click
 
+from enforcer.mistake import Mistake
 from enforcer.yamlfile import FileError
-
-
-class _Mistake(click.ClickException):
-    exit_code = 2
 
 
 @click.command()
@@ -77,7 +74,7 @@ def explain(reasons: bool, as_json: bool, **options: Any) -> None:
     try:
         found = _found(**options)
     except (FileError, ValueError, OSError) as error:
-        raise _Mistake(str(error)) from error
+        raise Mistake(error) from error
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:

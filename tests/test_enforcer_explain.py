@@ -275,7 +275,11 @@ def test_an_audit_answers_under_each_privacy_setting(tmp_path, setting):
     text = run(LINE, SERVER, "--audit", path, *with_key)
     assert "3 wireguard packets (udp, port 51820)" in text and "Registration 7 covered this flow once" in text
     assert "serial 5" in text and ("others of these networks" in text) == (setting == "prefix")
-    assert "no block of" in run("192.0.2.77", "--audit", path, *with_key)  # control: somebody else's
+    nothing = run("192.0.2.77", "--audit", path, *with_key)  # control: somebody else's
+    assert (
+        "no block of" in nothing
+        and "what would let it pass: enforcer explain 192.0.2.77 DST --config FILE" in nothing
+    )
     if setting == "keyed-hash":
         assert "write --audit-key FILE" in run(LINE, "--audit", path, code=2)
         assert "3 wireguard packets" in run(Addresses(RULES[setting], SECRET).shown(LINE), "--audit", path)
@@ -323,6 +327,7 @@ def test_a_configuration_is_enough(tmp_path, monkeypatch):
     )
     text = run("10.0.0.7", "198.51.100.9", "--proto", "wireguard", "--config", config)
     assert "serial 3 (the list kept in" in text and "passes (registered)" in text and "no block of" in text
+    assert "what would let it pass" not in text  # it was just said
     assert "drop (unregistered)" in run(
         "10.0.0.8", "198.51.100.9", "--proto", "wireguard", "--config", config
     )

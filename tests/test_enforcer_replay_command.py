@@ -21,6 +21,7 @@ from enforcer.replay.lines import Lines
 from enforcer.replay.result import Result
 from enforcer.replay.source import Source
 from enforcer.replay.tally import Pairs, Rows
+from enforcer.yamlfile import FileError
 from tests import replay_examples as examples
 from tests.replay_examples import FOLDER
 
@@ -319,28 +320,72 @@ def test_a_mistake_says_what_to_write(options, says):
 
 
 def test_a_file_that_is_not_there_or_no_recording_is_a_sentence(tmp_path):
-    assert "nowhere.pcap" in replay(tmp_path / "nowhere.pcap", code=2)
+    nowhere, remedy = (
+        tmp_path / "nowhere.pcap",
+        "give a capture (pcap, pcapng) or a flow log (CSV, Parquet)\n",
+    )
+    assert replay(nowhere, code=2) == f"{nowhere}:1:1: cannot be read (No such file or directory); {remedy}"
+    assert replay(tmp_path, code=2) == f"{tmp_path}:1:1: is a folder; {remedy}"
+    for name, says in (
+        ("border.policy.yaml", "this is a policy, not a recording of traffic"),
+        ("allowlist.json", "this is JSON (an allowlist or an audit?), not a recording of traffic"),
+    ):
+        assert replay(FOLDER / name, code=2) == f"{FOLDER / name}:1:1: {says}; {remedy}"
     assert "time zone" in replay("border-1.7.nfdump.csv", "--time-zone", "Mars", code=2)
-    assert "no header of a flow log" in replay(FOLDER / "border.policy.yaml", code=2)
+    assert "no header of a flow log" in replay(FOLDER.parent / "text.py", code=2)
+
+
+@pytest.mark.parametrize("size", [0, 4, 10, 23])
+def test_a_capture_without_a_whole_header_is_no_capture(size, tmp_path):
+    path = tmp_path / "short.pcap"
+    whole = (FOLDER / "border.pcap").read_bytes()
+    path.write_bytes(whole[:size])
+    text = replay(path, code=2)
+    assert text.count("\n") == 1
+    assert (
+        "it is empty" if size == 0 else f"no capture: it ends in the middle of its header, after {size} bytes"
+    ) in text
+    path.write_bytes(whole[:24])  # control
+    assert "No flow was read" in replay(path)
+
+
+def test_files_that_are_something_else_are_named_all_at_once(tmp_path):
+    wrong = ["--policy", FOLDER / "allowlist.json", "--allowlist", FOLDER / "border.policy.yaml"]
+    text = replay(tmp_path / "nowhere.pcap", *wrong, code=2)
+    assert "a policy is needed here, and this seems to be an allowlist" in text
+    assert "an allowlist is needed here, and this seems to be a policy" in text
+    assert "nowhere.pcap:1:1" in text and text.count("\n") == 3 and "Error" not in text
+
+
+def test_what_inside_would_tell_stands_below_the_table_of_subscribers():
+    text = replay("border-1.7.nfdump.csv")
+    table = next(part for part in text.split("\n\n") if part.startswith("subscribers ("))
+    assert table.splitlines()[-1].startswith(
+        "  Nothing tells which end is the subscriber's of 4 stopped flows"
+    )
+    assert "Nothing tells" not in replay("border-1.7.nfdump.csv", "--inside", "203.0.113.0/24", "--inside", "2001:db8:33::/48")  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("nothing", "not a feed snapshot"),
-        ("[]", "it has no entries"),
-        ('{"entries": [5]}', "entries[0]: not an allowlist entry"),
+        ("nothing", ":1:1: an allowlist is needed here, and this seems to be neither JSON nor a policy"),
+        ("[]", ":1:1: an allowlist is needed here, and this seems to be a JSON list"),
+        ('{"entries": [5]}', "entries[0]: "),
         (
             json.dumps({"entries": [examples.entry(1, "a", ["203.0.113.7/24"], [])]}),
             "bits set after its prefix length",
         ),
-        (json.dumps({"entries": [examples.entry(1, "a", [], [])] * 2}), "registration 1 is there twice"),
+        (
+            json.dumps({"entries": [examples.entry(1, "a", [], [])] * 2}),
+            "entries[1].registration: 1 is there twice",
+        ),
     ],
 )
 def test_a_wrong_allowlist_says_where(text, says, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(FileError) as caught:
         command.load_allowlist(path)
     assert says in str(caught.value)
 
@@ -354,7 +399,7 @@ def test_a_signed_snapshot_is_read_too(tmp_path):
 
 def test_without_its_libraries_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'allowlab-enforcer[replay]'" in replay("border.pcap", code=3)
+    assert f"{sys.executable} -m pip install numpy pyarrow\n" in replay("border.pcap", code=3)
 
 
 def test_lists_are_bounded_and_totals_are_not():

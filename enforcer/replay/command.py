@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enforcer.allowlist import Entry
-from enforcer.policy import Policy, load_policy
-from enforcer.yamlfile import FileError
+from enforcer.mistake import Mistake
+from enforcer.yamlfile import FileError, Problem
 
 if TYPE_CHECKING:
     from enforcer.replay.result import Result
     from enforcer.replay.source import Source
 
 _PATH = click.Path(path_type=Path)
-
-
-class Wrong(click.ClickException):
-    """A mistake in a file or on the command line."""
-
-    exit_code = 2
 
 
 class Unfinished(click.ClickException):
@@ -38,7 +33,11 @@ class Unfinished(click.ClickException):
 @click.argument("recording", metavar="CAPTURE|FLOWLOG", type=_PATH)
 @click.option("--policy", "policy_file", required=True, type=_PATH, help="the policy to try")
 @click.option(
-    "--allowlist", "allowlist_file", required=True, type=_PATH, help="a feed snapshot, signed or not"
+    "--allowlist",
+    "allowlist_file",
+    required=True,
+    type=_PATH,
+    help="a feed snapshot, signed or not, or JSON lines of entries",
 )
 @click.option(
     "--against", "against_file", type=_PATH, help="a second policy: both verdicts, and what changes for whom"
@@ -81,12 +80,12 @@ def replay(**options: Any) -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise Unfinished(
-            f"enforcer replay needs numpy and pyarrow, and {error.name} is not installed: pip install 'allowlab-enforcer[replay]'"
+            f"enforcer replay needs numpy and pyarrow, and {error.name} is not installed: {sys.executable} -m pip install numpy pyarrow"
         ) from error
     try:
         code = _replay(**options)
     except (FileError, ValueError, OSError) as error:
-        raise Wrong(str(error)) from error
+        raise Mistake(error) from error
     sys.exit(code)
 
 
@@ -101,24 +100,28 @@ def _replay(
     as_json: bool,
     **rest: Any,
 ) -> int:
+    from enforcer.difference.source import read_policy
     from enforcer.replay.replay_log import Mismatch
     from enforcer.replay.report import report
     from enforcer.replay.result import Result, Side
-    from enforcer.replay.source import Source
+    from enforcer.replay.source import open_recording
     from enforcer.replay.text import render
 
     if against_allowlist and not against_file:
-        raise Wrong("--against-allowlist needs --against POLICY")
-    sides = [Side(_policy(policy_file), str(policy_file))]
-    files = [allowlist_file]
+        raise Mistake("--against-allowlist needs --against POLICY")
+    policies, files = [policy_file], [allowlist_file]
     if against_file:
-        sides.append(Side(_policy(against_file), str(against_file)))
+        policies.append(against_file)
         files.append(against_allowlist or allowlist_file)
-    loaded = {path: load_allowlist(path) for path in dict.fromkeys(files)}
+    tried = _Tried()
+    read = [tried(read_policy, path) for path in policies]
+    loaded = {path: tried(load_allowlist, path) for path in dict.fromkeys(files)}
+    source = tried(open_recording, recording)
+    tried.end()
+    sides = [Side(policy, str(path)) for policy, path in zip(read, policies, strict=True)]
     allowlists = [
         {"file": str(path), "serial": loaded[path][0], "entries": len(loaded[path][1])} for path in files
     ]
-    source = Source(recording)
     try:
         result = Result(str(recording), source.kind(), sides)
         result.at_ns = _unix_ns(at) if at else None
@@ -156,7 +159,7 @@ def _read(
     from enforcer.replay.replay_log import LogReplay
 
     if map_text and map_file:
-        raise Wrong("write --map or --map-file, not both")
+        raise Mistake("write --map or --map-file, not both")
     _check_prefixes(inside)
     shown = _Progress(source, result)
     if result.format in ("pcap", "pcapng"):
@@ -166,7 +169,7 @@ def _read(
             if value
         ]
         if given:
-            raise Wrong(f"{given[0]} is for flow logs, and {source.path} is a capture")
+            raise Mistake(f"{given[0]} is for flow logs, and {source.path} is a capture")
         capture = CaptureReplay(result, list(entries), inside, most_flows)
         try:
             capture.run(frames(source, result.damages), shown.tick)
@@ -192,42 +195,29 @@ def _read(
 
 
 def load_allowlist(path: Path) -> tuple[int, list[Entry]]:
-    """Serial and entries of a feed snapshot, as the feed signs it or its body alone. Raises ValueError, OSError."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        if isinstance(data, dict) and "body" in data:
-            data = json.loads(data["body"])
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a feed snapshot ({error}); save one with GET /feed/snapshot"
-        ) from error
-    if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
-        raise ValueError(f"{path}: not a feed snapshot: it has no entries; save one with GET /feed/snapshot")
-    entries = []
-    for place, entry in enumerate(data["entries"]):
+    """Serial (0 when the file does not say) and entries of a feed snapshot, signed or not, or of JSON lines. Raises FileError."""
+    from enforcer.difference.source import read_allowlist
+
+    listed = read_allowlist(path)
+    return listed.serial or 0, list(listed.entries.values())
+
+
+class _Tried:
+    """Reads files, and keeps their problems until all were read."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+
+    def __call__(self, reader: Callable[[Path], Any], path: Path) -> Any:
         try:
-            entries.append(_entry(entry))
-        except ValueError as error:
-            raise ValueError(f"{path}: entries[{place}]: {error}") from error
-    numbers = [entry.registration for entry in entries]
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for number in numbers if numbers.count(number) > 1)
-        raise ValueError(f"{path}: registration {twice} is there twice; keep one of them")
-    return int(data.get("serial", 0)), entries
+            return reader(path)
+        except FileError as error:
+            self._problems += [each for each in error.problems if each not in self._problems]
 
-
-def _entry(data: Any) -> Entry:
-    from enforcer.cells import check_prefixes
-
-    if not isinstance(data, dict):
-        raise ValueError("not an allowlist entry")
-    entry = Entry.from_json(data)
-    check_prefixes(entry)
-    return entry
-
-
-def _policy(path: Path) -> Policy:
-    return load_policy(path)
+    def end(self) -> None:
+        """Raises FileError when there were any."""
+        if self._problems:
+            raise FileError(self._problems)
 
 
 def _unix_ns(text: str) -> int:

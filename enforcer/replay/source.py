@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from enforcer.yamlfile import FileError, Problem
+
 Kind = Literal["pcap", "pcapng", "parquet", "text"]
 
 _PCAP = {struct.pack(order + "I", number) for order in "<>" for number in (0xA1B2C3D4, 0xA1B23C4D)}
 _PCAPNG, _PARQUET, _GZIP, _ZSTD = b"\x0a\x0d\x0d\x0a", b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+_HEADER_BYTES = 24  # pcap-savefile(5); a pcapng's first block is longer
+_REMEDY = "give a capture (pcap, pcapng) or a flow log (CSV, Parquet)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,42 @@ class BrokenStream(Exception):
     """A compressed file ends or breaks in its middle."""
 
 
+def open_recording(path: Path) -> Source:
+    """A capture or a flow log. Raises FileError for what cannot be one, and says what it seems to be."""
+    if path.is_dir():
+        raise _wrong(path, "is a folder")
+    try:
+        source = Source(path)
+    except OSError as error:
+        raise _wrong(path, f"cannot be read ({error.strerror})") from error
+    kind, head = source.kind(), source.peek(_HEADER_BYTES)
+    seems = None
+    if not head:
+        seems = "it is empty"
+    elif kind in ("pcap", "pcapng") and len(head) < _HEADER_BYTES:
+        seems = f"no capture: it ends in the middle of its header, after {len(head)} bytes"
+    elif kind == "text":
+        seems = _seems(path, head)
+    if seems:
+        source.close()
+        raise _wrong(path, seems)
+    return source
+
+
+def _wrong(path: Path, what: str) -> FileError:
+    return FileError([Problem(str(path), 1, 1, "", what, _REMEDY)])
+
+
+def _seems(path: Path, head: bytes) -> str | None:
+    if path.name.endswith((".policy.yaml", ".policy.yml")):
+        return "this is a policy, not a recording of traffic"
+    if head.startswith(b"SQLite format 3\0"):
+        return "this is a registry's ledger, not a recording of traffic"
+    if head.lstrip()[:1] == b"{":
+        return "this is JSON (an allowlist or an audit?), not a recording of traffic"
+    return None
+
+
 class Source:
     """A file to be read once from its start. Raises OSError when it cannot be opened."""
 
@@ -67,14 +109,22 @@ class Source:
 
     def kind(self) -> Kind:
         """What the file is by its first bytes. Text is everything else."""
-        if len(self._held) < 4:
-            self._held += self.read(4 - len(self._held))
-        magic = self._held[:4]
+        magic = self.peek(4)
         if magic in _PCAP:
             return "pcap"
         if magic == _PCAPNG:
             return "pcapng"
         return "parquet" if magic == _PARQUET else "text"
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which are read again later; fewer when the file has no more."""
+        while len(self._held) < size:
+            held, self._held = self._held, b""
+            part = self.read(size - len(held))
+            self._held = held + part
+            if not part:
+                break
+        return self._held[:size]
 
     def read(self, size: int) -> bytes:
         """At most size bytes, b"" at the end. A compressed stream that breaks ends, and `breaks` says how."""

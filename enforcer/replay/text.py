@@ -146,7 +146,13 @@ def _pairs(data: dict[str, Any]) -> str:
 
 
 def _ends(data: dict[str, Any]) -> str:
-    top = data["top"]
+    top, untold = data["top"], data["ends_untold"]
+    note = (
+        f"\n  Nothing tells which end is the subscriber's of {untold:,} stopped flows (no port or the same at both ends, neither registered): "
+        "say --inside PREFIX."
+        if untold
+        else ""
+    )
     lines = [[each["subscriber"], f"{each['endpoints']:,}", *_sums(each)] for each in top["subscribers"]]
     points = [
         [each["endpoint"], each["protocol"], f"{each['subscribers']:,}", *_sums(each)]
@@ -164,7 +170,8 @@ def _ends(data: dict[str, Any]) -> str:
                 ],
                 lines,
                 "lrrrr",
-            ),
+            )
+            + note,
             _table(
                 [
                     f"endpoints ({top['endpoints_in_all']:,})",
@@ -250,11 +257,6 @@ def _limits(data: dict[str, Any]) -> list[str]:
             )
         if capture["not_ip"]:
             found.append(f"- {capture['not_ip']:,} frames hold no IP packet and were left out.")
-    if data["ends_untold"]:
-        found.append(
-            f"- Nothing tells which end is the subscriber's of {data['ends_untold']:,} stopped flows (no port or the same at both ends, "
-            "neither registered): say --inside PREFIX."
-        )
     if data["uncounted"]["pairs"]:
         found.append(
             f"- The lists of people and ends leave out {data['uncounted']['flows']:,} flows of the {data['uncounted']['pairs']:,} "
