@@ -170,6 +170,16 @@ def validate(document: Document, model: type[M]) -> M | None:
     return None
 
 
+def note_errors(document: Document, model: type[BaseModel], error: ValidationError) -> None:
+    """Notes every error of a model that need not be a FileModel, at the part of the document that it is about."""
+    for item in error.errors(include_url=False):
+        where = tuple(part for part in item["loc"] if part != "[key]")
+        # A union's error names its member after the place.
+        while item["type"] not in ("missing", "extra_forbidden") and where and where not in document.values:
+            where = where[:-1]
+        _note(document, model, {**item, "loc": where})
+
+
 def suggest(word: str, known: Iterable[str], few: int = 12) -> str:
     """What to write instead of an unknown word: the nearest known one, else all when they are few."""
     words = list(known)
@@ -183,7 +193,7 @@ def suggest(word: str, known: Iterable[str], few: int = 12) -> str:
     return "write one of " + ", ".join(words[:few]) + ", …"
 
 
-def _note(document: Document, model: type[FileModel], item: Any) -> None:
+def _note(document: Document, model: type[BaseModel], item: Any) -> None:
     where: Where = tuple(part for part in item["loc"] if part != "[key]")
     kind, context, value = item["type"], item.get("ctx", {}), item.get("input")
     name = where[-1] if where else ""
@@ -223,9 +233,18 @@ def _note(document: Document, model: type[FileModel], item: Any) -> None:
             document.add(where, f"{_shown(value)} is not a list", "write [a, b] or '- ' lines below it")
         case "string_type":
             document.add(where, f"{_shown(value)} is not text", f"write it in quotes: '{value}'")
-        case "int_type" | "int_from_float":
+        case "int_type" | "int_from_float" | "int_parsing":
             document.add(where, f"{_shown(value)} is not a whole number", "write a number without a unit")
-        case "bool_type":
+        case "float_type" | "float_parsing":
+            document.add(where, f"{_shown(value)} is not a number", "write a number without a unit")
+        case "value_error":
+            what, _, fix = str(context["error"]).rpartition("; ")
+            document.add(where, what or fix, fix if what else "write another")
+        case "ip_any_address" | "ip_any_network":
+            document.add(where, f"{_shown(value)} is not an address", "write one such as 127.0.0.1 or ::1")
+        case "date_type" | "date_parsing" | "date_from_datetime_parsing":
+            document.add(where, f"{_shown(value)} is not a day", "write year, month and day: 2027-06-30")
+        case "bool_type" | "bool_parsing":
             document.add(where, f"{_shown(value)} is neither true nor false", "write true or false")
         case _:
             document.add(where, f"{_shown(value)} is not possible", str(item["msg"]).lower())
@@ -239,7 +258,7 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else repr(value) if isinstance(value, str) else repr(str(value))
 
 
-def _keys(model: type[FileModel], where: Where) -> list[str]:
+def _keys(model: type[BaseModel], where: Where) -> list[str]:
     kind: Any = model
     for part in where:
         kind = _inside(kind, part)
@@ -257,8 +276,8 @@ def _inside(kind: Any, part: str | int) -> Any:
     return next((argument for argument in reversed(get_args(kind)) if argument is not type(None)), None)
 
 
-def _model_of(kind: Any) -> type[FileModel] | None:
-    if isinstance(kind, type) and issubclass(kind, FileModel):
+def _model_of(kind: Any) -> type[BaseModel] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind
     arguments = [argument for argument in get_args(kind) if argument is not type(None)]
     if type(None) in get_args(kind) and len(arguments) == 1:

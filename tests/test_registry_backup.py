@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from enforcer.registry.__main__ import main
-from tests.test_registry_chain import FORM, written
+from tests.test_registry_chain import FORM, tampered, written
 from tests.test_registry_portal import Registry
 
 READING = ("log", "state", "due", "head", "verify", "export")
@@ -79,7 +79,7 @@ def test_reading_refuses_what_is_no_ledger_and_writes_nothing(
     before = file.read_bytes()
     found = run(command, file)
     assert found.exit_code == 2 and "not a ledger" in found.output, found.output
-    assert ("registry backup" in found.output) is (kind in ("empty", "no tables"))
+    assert ("enforcer.registry backup ORIGINAL" in found.output) is (kind in ("empty", "no tables"))
     assert file.read_bytes() == before
 
 
@@ -98,3 +98,16 @@ def test_the_ledger_does_not_settle_in_a_file_of_something_else(tmp_path: Path) 
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORM.to_json()) + "\n")
     found = run("import", tmp_path / "accounts.sqlite", tmp_path / "rows.jsonl", "--as", "applications")
     assert found.exit_code == 2 and "it has the tables accounts" in found.output
+
+
+def test_a_head_that_is_none_and_a_changed_event_are_told_once(tmp_path: Path) -> None:
+    file = written(tmp_path, 3)
+    (tmp_path / "seed.yaml").write_text("registrations: []\n")
+    found = run("verify", file, "--head", tmp_path / "seed.yaml")
+    assert (
+        found.exit_code == 2
+        and "seed.yaml:1:1: not JSON; write a file that 'registry head' printed" in found.output
+    )
+    tampered(file, "UPDATE events SET reason = 'x' WHERE sequence = 2")
+    found = run("verify", file)
+    assert found.exit_code == 1 and found.output.count("event 2") == 1

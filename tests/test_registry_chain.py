@@ -94,7 +94,7 @@ def test_tampering_is_named(tmp_path, statements, sequence, told):
     tampered(path, *statements)
     answer = CliRunner().invoke(main, ["verify", str(path)])
     assert answer.exit_code == 1
-    assert f"event {sequence}: " in answer.output and told in answer.output
+    assert f"event {sequence}" in answer.output and told in answer.output
 
 
 def rewritten(path: Path, last: int = 160) -> None:
@@ -203,7 +203,7 @@ def test_a_ledger_from_before_the_chain_is_refused_with_what_to_do_and_migrated(
                 "INSERT INTO events (at_ns, registration, action, actor, reason, data) VALUES (?, ?, ?, ?, ?, ?)",
                 row,
             )
-    with pytest.raises(BadLedger, match=r"'registry migrate .*old.sqlite NEW'"):
+    with pytest.raises(BadLedger, match=r"registry migrate .*old.sqlite NEW"):
         Ledger(str(old))
     answer = CliRunner().invoke(main, ["migrate", str(old), str(new)])
     assert answer.exit_code == 0, answer.output

@@ -33,7 +33,7 @@ def test_its_configuration_is_one(tmp_path):
     )
     with pytest.raises(BadConfig) as caught:
         load_config(tmp_path / "registry.yaml")
-    for part in ("rules.validity: ", "rules.calendar.hours: ", "providers.0.wrong: "):
+    for part in ("rules.validity: ", "rules.calendar.hours: ", "providers[0].wrong: "):
         assert part in str(caught.value)
 
 

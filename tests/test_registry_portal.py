@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from enforcer.allowlist import Allowlist
 from enforcer.registry import feed
+from enforcer.registry.__main__ import main
 
 FORM = {
     "registrant": "softhouse",
@@ -215,7 +217,7 @@ def test_seeded_registrations_have_their_history(tmp_path):
 
 def test_a_wrong_configuration_is_told_in_full(tmp_path):
     (tmp_path / "registry.yaml").write_text(
-        "database: l\nbind: [nowhere]\nport: 70000\nrules: {validity: 365}\nx: 1\n"
+        "database: l\nbind: [nowhere]\nport: 70000\nrules: {validity: 365, requires_verificaton: true}\n"
     )
     run = subprocess.run(
         [sys.executable, "-m", "enforcer.registry", "serve", "--config", str(tmp_path / "registry.yaml")],
@@ -223,8 +225,15 @@ def test_a_wrong_configuration_is_told_in_full(tmp_path):
         text=True,
     )
     assert run.returncode == 2
-    for part in ("registry.yaml: key:", "bind.0:", "port:", "tokens:", "rules.validity:", "x:"):
-        assert part in run.stderr
+    at = tmp_path / "registry.yaml"
+    assert run.stderr.removeprefix("Error: ").splitlines() == [
+        f"{at}:1:1: 'key' is missing; add 'key: …'",
+        f"{at}:1:1: 'tokens' is missing; add 'tokens: …'",
+        f"{at}:2:8: bind[0]: 'nowhere' is not an address; write one such as 127.0.0.1 or ::1",
+        f"{at}:3:7: port: 70000 is too large; write at most 65535",
+        f"{at}:4:19: rules.validity: '365' is not text; write it in quotes: '365'",
+        f"{at}:4:24: rules.requires_verificaton: 'requires_verificaton' is not a key here; did you mean 'requires_verification'?",
+    ]
     assert "Traceback" not in run.stderr
 
 
@@ -270,5 +279,18 @@ def test_a_wrong_portal_configuration_is_told(tmp_path):
         text=True,
     )
     assert run.returncode == 2 and "Traceback" not in run.stderr
-    for part in ("portal.zone: ", "portal.limits: ", "portal.proxies.0: "):
+    for part in ("portal.zone: ", "portal.limits: ", "portal.proxies[0]: "):
         assert part in run.stderr
+
+
+def test_a_wrong_seed_is_told_by_line_and_column(tmp_path):
+    config = {"database": "l", "key": "k", "bind": ["127.0.0.1"], "port": 0, "tokens": {"isp": "i", "officer": "o"}, "seed": "seed.yaml"}  # fmt: skip
+    (tmp_path / "registry.yaml").write_text(json.dumps(config))
+    good = "{registrant: a, state: active, subscriber_prefixes: [203.0.113.7], endpoint_prefixes: [198.51.100.4]}"
+    for change, told in (
+        (("203.0.113.7", "203.0.113.7/8"), ":3:55: registrations[1].subscriber_prefixes: 203.0.113.7/8 has host bits set; write a prefix"),
+        (("active", "activ"), ":3:26: registrations[1].state: 'activ' is not possible here; did you mean 'active'?"),
+    ):  # fmt: skip
+        (tmp_path / "seed.yaml").write_text(f"registrations:\n- {good}\n- {good.replace(*change)}\n")
+        run = CliRunner().invoke(main, ["serve", "--config", str(tmp_path / "registry.yaml")])
+        assert run.exit_code == 2 and told in run.output, run.output

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, field_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from enforcer.filemodel import note_errors
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.providers import Provider
 from enforcer.registry.rules_file import CalendarConfig, RulesConfig, duration_ns
 from enforcer.registry.seed import BadSeed, Seed, plant
 from enforcer.registry.web.settings import PortalConfig
 from enforcer.registry.worktime import WorkCalendar
+from enforcer.yamlfile import Document, FileError, read
 
 _Anything = TypeVar("_Anything", bound=BaseModel)
 
@@ -73,7 +73,7 @@ class Config(_Model):
 
 def load_config(path: Path) -> Config:
     """Raises BadConfig."""
-    config = _load(path, Config)
+    config, _ = _load(path, Config)
     folder = path.resolve().parent
     paths = {name: folder / value for name in ("database", "key", "seed") if (value := getattr(config, name))}
     portal = config.portal.model_copy(
@@ -91,24 +91,31 @@ def seed_ledger(ledger: Ledger, path: Path) -> int:
     """
     if ledger.head().events:
         return 0
+    seed, document = _load(path, Seed)
     try:
-        return plant(ledger, _load(path, Seed).registrations)
+        return plant(ledger, seed.registrations)
     except BadSeed as error:
-        lines = [f"{path}: registrations[{position}].{told}" for position, told in error.problems]
-        raise BadConfig("\n".join(lines)) from error
+        for position, told in error.problems:
+            name, _, rest = told.partition(": ")
+            what, _, fix = rest.rpartition("; ")
+            document.add(("registrations", position, name), what or fix, fix if what else "write another")
+    _raise_problems(document)
+    raise AssertionError  # a BadSeed has problems
 
 
-def _load(path: Path, model: type[_Anything]) -> _Anything:
-    try:
-        data: Any = YAML(typ="safe", pure=True).load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path}: cannot be read: {error}") from error
-    except YAMLError as error:
-        raise BadConfig(f"{path}: not YAML: {error}") from error
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors()
-        ]
-        raise BadConfig("\n".join(lines)) from error
+def _load(path: Path, model: type[_Anything]) -> tuple[_Anything, Document]:
+    document = read(path)
+    found: _Anything | None = None
+    if isinstance(document.data, dict):
+        try:
+            found = model.model_validate(document.data)
+        except ValidationError as error:
+            note_errors(document, model, error)
+    _raise_problems(document)
+    assert found is not None  # without data there was a problem
+    return found, document
+
+
+def _raise_problems(document: Document) -> None:
+    if document.problems:
+        raise BadConfig(str(FileError(document.problems)))

@@ -203,9 +203,15 @@ def _moment(text: str) -> int:
 
 
 def _witness(file: Path, key: Path | None) -> Witness:
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         data = json.loads(text)
+    except ValueError as error:
+        line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (1, 1)
+        raise Problem(
+            f"{file}:{line}:{column}: not JSON; write a file that 'registry head' printed, or a signed message of the feed"
+        ) from error
+    try:
         if isinstance(data, dict) and data.get("schema") == HEAD_SCHEMA:
             noted = Head.from_json(data)
             return Witness(noted.hash, events=noted.events)
@@ -221,7 +227,9 @@ def _witness(file: Path, key: Path | None) -> Witness:
 
 def _tell(database: str, found: Verified) -> None:
     if not found.is_whole:
-        raise BadChain(f"{database}: event {found.sequence}: {found.differs}; everything before it fits")
+        event = f"event {found.sequence}"
+        where = "" if found.differs.startswith(event) else f"{event}: "
+        raise BadChain(f"{database}: {where}{found.differs}; everything before it fits")
     click.echo(
         f"{database}: {found.head.events} events fit, serial {found.head.serial}, head {found.head.hash}"
     )
