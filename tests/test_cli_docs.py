@@ -50,3 +50,16 @@ def test_the_readme_names_every_file_of_a_run_folder() -> None:
     }  # the registry's own, in a folder inside the world
     inside |= {"health.json"}  # of a kept lab
     assert sorted({name for name in written if f"`{name}`" not in text} - inside) == []
+
+
+def test_the_readme_leads_to_every_document_and_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [path.name for path in DOCUMENTS[1:] if f"(docs/{path.name}" not in text] == []
+    commands = text.split("## More commands")[1].split("##")[0] + "`run`"
+    assert [name for name in main.commands if not re.search(rf"`(?:\./allowlab )?{name}`", commands)] == []
+
+
+def test_the_registrys_program_has_one_name() -> None:
+    """Each page says `enforcer-registry`; README and the registry's own page say once what that is in a checkout."""
+    named = {path.name: path.read_text().count("python -m enforcer.registry") for path in DOCUMENTS}
+    assert {name: count for name, count in named.items() if count} == {"README.md": 1, "registry.md": 1}

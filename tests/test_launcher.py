@@ -158,3 +158,29 @@ def test_a_newer_lock_file_installs_again(checkout: Path, system: Path) -> None:
     done = call(checkout / "allowlab", system, "--help", ALLOWLAB_PACKAGES="have")
 
     assert "installing the Python packages" in done.stderr and stamp.stat().st_mtime > 1
+
+
+def test_while_pip_installs_it_says_now_and_then_that_it_goes_on(checkout: Path, system: Path) -> None:
+    """`sleep` takes no time here, three times; the words end with pip."""
+    installed(checkout)
+    (checkout / ".venv" / ".allowlab-installed").unlink()
+    fake(
+        system,
+        "sleep",
+        f"printf x >> '{system}/slept'; read -r all < '{system}/slept' || :; [ ${{#all}} -le 3 ]",
+    )
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(
+        f"""#!/bin/sh
+[ "$2" = pip ] || exit 0
+tries=0  # until the fourth sleep has begun, or for a bounded while
+until [ "$(cat '{system}/slept' 2>/dev/null)" = xxxx ] || [ $tries -ge 20000 ]; do tries=$((tries + 1)); done
+"""
+    )
+
+    done = call(checkout / "allowlab", system, "--help", ALLOWLAB_PACKAGES="have")
+
+    said = [line for line in done.stderr.splitlines() if "still" in line]
+    assert done.returncode == 0
+    assert said == [f"allowlab: still installing Python packages ({s} s)" for s in (10, 20, 30)]
+    assert "one to three minutes" in done.stderr and done.stderr.endswith("allowlab: installed\n")

@@ -38,7 +38,7 @@ def test_its_configuration_is_one(tmp_path):
 
 
 def test_its_commands_and_options_are_there():
-    lines = re.findall(r"python -m enforcer\.registry (\w+)(.*)", PAGE)
+    lines = re.findall(r"^    enforcer-registry (\w+)(.*)", PAGE, re.MULTILINE)
     assert len(lines) >= 8
     for name, rest in lines:
         told = CliRunner().invoke(main, [name, "--help"]).output
