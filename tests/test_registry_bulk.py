@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from enforcer.protocols import VPN_PROTOCOLS
 from enforcer.registry.__main__ import main
 from enforcer.registry.bulk import apply_all
 from enforcer.registry.exchange import BadFile, forms_csv, read_forms
-from enforcer.registry.form import CATEGORIES, Application, Document
+from enforcer.registry.form import CATEGORIES, Application, Document, application
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.states import Rules
 
@@ -263,3 +265,14 @@ def test_the_past_by_serial_and_by_time(tmp_path):
     )
     assert one["state"] == "active" and "token_sha256" not in one
     assert "serial 3 is not in this ledger" in run("state", tmp_path / "ledger.sqlite", "--serial", 3).output
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_a_spreadsheet_writes_instead_of_commas_is_read_alike(separator):
+    forms = [Application('A; "B", C', ("203.0.113.7/32", "203.0.113.9/32"), ("198.51.100.4/32",), (51820, 1194), documents=(Document("identity"), Document("tax", "7")))]  # fmt: skip
+    cells = list(csv.reader(forms_csv(forms)))
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator).writerows(cells)
+    rows = read_forms("m.csv", "\ufeff" + out.getvalue())
+    assert [application(row.form) for row in rows] == forms
+    assert read_forms("m.csv", out.getvalue().replace("51820", "all"))[0].columns["endpoint_ports"] > 1

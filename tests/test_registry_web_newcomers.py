@@ -70,3 +70,9 @@ def test_a_server_given_by_name_is_told_how_to_find_its_address(site: Site, name
             "nslookup"
             not in site.person("ada").send("/my/apply", {**FIELDS, "endpoint_prefixes": other}).text
         )
+
+
+def test_bulk_upload_lists_the_words_that_can_be_chosen(site: Site) -> None:
+    page = site.person("ada").see("/bulk").text
+    for word in ("call-centre", "wireguard", "openvpn-tcp", "incorporation"):
+        assert f"<code>{word}</code>" in page

@@ -18,7 +18,9 @@ COLUMNS = (
     "provider", "subscriber_id", "contact", "documents",
 )  # fmt: skip
 _LISTS = ("subscriber_prefixes", "endpoint_prefixes", "endpoint_ports", "protocols")
-_CELL = re.compile(r'"((?:[^"]|"")*)"|([^,\r\n"]*)')  # RFC 4180
+_SEPARATORS = (
+    ",;\t"  # RFC 4180's, what spreadsheets write where the comma is in numbers, and what is pasted from one
+)
 _HEAD = re.compile(r"(\w+)(?: of \w+)?: ")
 
 
@@ -118,7 +120,9 @@ def _read_jsonl(text: str) -> list[FormRow]:
 
 
 def _read_csv(file: str, text: str) -> list[FormRow]:
-    lines = _cells(text.removeprefix("\ufeff"))
+    text = text.removeprefix("\ufeff")
+    first = text.partition("\n")[0]
+    lines = _cells(text, max(_SEPARATORS, key=first.count))
     _, head = next(lines, (1, []))
     names = [name.strip() for name, _ in head]
     problems = [
@@ -144,7 +148,7 @@ def _read_csv(file: str, text: str) -> list[FormRow]:
 def _row(line: int, names: list[str], cells: list[tuple[str, int]]) -> FormRow:
     if len(cells) != len(names):
         column = cells[min(len(cells), len(names)) - 1][1]
-        told = f"{len(cells)} cells where the first line has {len(names)}; quote cells that contain commas"
+        told = f"{len(cells)} cells where the first line has {len(names)}; quote cells that contain a comma (or what separates cells here)"
         return FormRow(line, {}, {"": column}, (told,))
     columns = {name: column for name, (_, column) in zip(names, cells, strict=True)}
     form: dict[str, Any] = {}
@@ -164,13 +168,15 @@ def _row(line: int, names: list[str], cells: list[tuple[str, int]]) -> FormRow:
     return FormRow(line, form, columns)
 
 
-def _cells(text: str) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+def _cells(text: str, separator: str) -> Iterator[tuple[int, list[tuple[str, int]]]]:
     """Each row's first line, and its cells with the columns they start in."""
+    one_cell = re.compile(rf'"((?:[^"]|"")*)"|([^{separator}\r\n"]*)')  # RFC 4180
+    its_end = re.compile(rf"[{separator}\r\n]|$")
     at, line, line_start = 0, 1, 0
     while at < len(text):
         first, cells = line, []
         while True:
-            found = _CELL.match(text, at)
+            found = one_cell.match(text, at)
             assert found is not None  # the second alternative matches nothing, too
             column = at - line_start + 1
             quoted = found[1]
@@ -179,15 +185,15 @@ def _cells(text: str) -> Iterator[tuple[int, list[tuple[str, int]]]]:
             if quoted is not None and "\n" in quoted:
                 line += quoted.count("\n")
                 line_start = text.rindex("\n", 0, at) + 1
-            if at < len(text) and text[at] not in ",\r\n":
-                end = re.compile(r"[,\r\n]|$").search(text, at)
+            if at < len(text) and text[at] not in f"{separator}\r\n":
+                end = its_end.search(text, at)
                 assert end is not None
                 cells[-1] = (
                     cells[-1][0] + text[at : end.start()],
                     column,
                 )  # text after a quote: kept, as spreadsheets do
                 at = end.start()
-            if at >= len(text) or text[at] != ",":
+            if at >= len(text) or text[at] != separator:
                 break
             at += 1
         at += 2 if text[at : at + 2] == "\r\n" else 1

@@ -7,8 +7,9 @@ from itertools import islice
 from starlette.responses import Response
 from starlette.routing import Route
 
+from enforcer.protocols import VPN_PROTOCOLS
 from enforcer.registry.exchange import COLUMNS, BadFile, forms_csv
-from enforcer.registry.form import Application, Document
+from enforcer.registry.form import CATEGORIES, DOCUMENTS, Application, Document
 from enforcer.registry.web.frame import Page, page
 from enforcer.registry.web.office import Office
 
@@ -45,6 +46,7 @@ async def _bulk(here: Page) -> Response:
         rows=[(row, names[row.row - 1] if row.row <= len(names) else "") for row in islice(rows, MOST_SHOWN)],
         left_out=max(0, len(rows) - MOST_SHOWN),
         columns=COLUMNS,
+        choices={"category": CATEGORIES, "protocols": VPN_PROTOCOLS, "documents": tuple(DOCUMENTS)},
         example="\n".join(line.rstrip("\n") for line in forms_csv([_EXAMPLE])),
     )
 
