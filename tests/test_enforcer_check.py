@@ -36,7 +36,6 @@ def site(tmp_path):
         done = CliRunner().invoke(main, ["check", str(file)])
         return done.exit_code, done.output
 
-    check.folder = tmp_path
     return check
 
 
@@ -61,8 +60,8 @@ def test_a_wrong_value_is_told_with_what_to_write(site, changes, said):
     assert code == 2 and said in printed and printed.count("\n") == 1
 
 
-def test_a_wrong_key_name_hides_no_other_problem(site):
-    (site.folder / "bad.policy.yaml").write_text("policy: bad\n")
+def test_a_wrong_key_name_hides_no_other_problem(site, tmp_path):
+    (tmp_path / "bad.policy.yaml").write_text("policy: bad\n")
     code, printed = site(
         metrix="127.0.0.1:9469", feed="{url: nowhere, key: enforcer.yaml}", policy="bad.policy.yaml"
     )
@@ -80,10 +79,10 @@ def test_an_interface_that_is_not_there_is_a_warning(site):
     )
 
 
-def test_a_new_name_is_offered_only_where_that_file_is(site):
+def test_a_new_name_is_offered_only_where_that_file_is(site, tmp_path):
     _, printed = site(policy="strict.policy.yaml")
     assert "'strict' is called 'registered-pairs' now" in printed
-    (site.folder / "registered-pairs.policy.yaml").unlink()
+    (tmp_path / "registered-pairs.policy.yaml").unlink()
     code, printed = site(policy="strict.policy.yaml")
     assert code == 2 and "registered-pairs" not in printed
     assert "'strict.policy.yaml' is not a file; write the path of a readable file" in printed
@@ -96,7 +95,7 @@ def test_a_folder_without_policies_is_a_mistake(tmp_path):
     assert CliRunner().invoke(main, ["check", str(tmp_path)]).output == "1 file checked, no problems\n"
 
 
-def test_what_check_refuses_is_not_loaded(site):
+def test_what_check_refuses_is_not_loaded(site, tmp_path):
     site(feed="{url: 'http://a/feed', key: registered-pairs.policy.yaml}")
     with pytest.raises(FileError, match=r"feed\.key"):
-        load_config(site.folder / "enforcer.yaml")
+        load_config(tmp_path / "enforcer.yaml")
