@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from enforcer.difference.changes import Change, Difference, Outcome, Ports
+from enforcer.difference.change import Change, Outcome, Ports
+from enforcer.difference.changes import Difference
 from enforcer.difference.prefixes import Prefix, text
 from enforcer.difference.sides import LOOKS, Side
 from enforcer.difference.source import Listed

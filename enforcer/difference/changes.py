@@ -7,88 +7,17 @@ less what has a better name on its own side, so that no point is counted twice. 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from enforcer.allowlist import Entry
+from enforcer.difference.alike import Follower, followers
+from enforcer.difference.change import NO_PORT, Change, Outcome, Ports, Traffic
 from enforcer.difference.cover import Label, Rect
 from enforcer.difference.lonely import apart, each_alone, judge_alike
 from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, Product, contains, cut, flat
 from enforcer.difference.sides import LOOKS, Alone, Judged, Layer, Side, regions_of
-
-
-class Ports(NamedTuple):
-    """Ports of the endpoint: these, or all but these."""
-
-    is_all_but: bool
-    ports: frozenset[int]
-
-    def both(self, other: Ports) -> Ports:
-        if self.is_all_but and other.is_all_but:
-            return Ports(True, self.ports | other.ports)
-        if self.is_all_but:
-            return Ports(False, other.ports - self.ports)
-        return Ports(False, self.ports - other.ports if other.is_all_but else self.ports & other.ports)
-
-    def either(self, other: Ports) -> Ports:
-        if self.is_all_but and other.is_all_but:
-            return Ports(True, self.ports & other.ports)
-        if self.is_all_but or other.is_all_but:
-            one, rest = (self, other) if self.is_all_but else (other, self)
-            return Ports(True, one.ports - rest.ports)
-        return Ports(False, self.ports | other.ports)
-
-    @property
-    def is_none(self) -> bool:
-        return not self.is_all_but and not self.ports
-
-
-ANY_PORT, NO_PORT = Ports(True, frozenset()), Ports(False, frozenset())
-
-
-class Outcome(NamedTuple):
-    """verdict: pass, observe, "police RATE", reject or drop. by: what lets it pass; None for what is stopped."""
-
-    verdict: str
-    by: Label | None = None
-
-
-class Traffic(NamedTuple):
-    """look: a word of sides.LOOKS. ports: the called side's. opened_by: "subscriber", "endpoint" or "either"."""
-
-    look: str
-    ports: Ports
-    opened_by: str
-
-
-class Change(NamedTuple):
-    """Each of the subscribers with each of the endpoints, less the exceptions: what of their traffic changes, and how.
-
-    Prefixes of a list are disjoint; changes are disjoint in (subscriber, endpoint, look, port, who opens).
-    """
-
-    version: int
-    subscribers: tuple[Prefix, ...]
-    endpoints: tuple[Prefix, ...]
-    exceptions: tuple[Product, ...]
-    traffic: tuple[Traffic, ...]
-    before: Outcome
-    after: Outcome
-
-    def pieces(self) -> Iterator[tuple[Prefix, Prefix]]:
-        """The same as disjoint rectangles of prefixes without exceptions."""
-        width = WIDTHS[self.version]
-        less = flat(self.exceptions)
-        for subscriber in self.subscribers:
-            for endpoint in self.endpoints:
-                overlapping = [
-                    (a if a[1] > subscriber[1] else subscriber, b if b[1] > endpoint[1] else endpoint)
-                    for a, b in less
-                    if (contains(subscriber, a, width) or contains(a, subscriber, width))
-                    and (contains(endpoint, b, width) or contains(b, endpoint, width))
-                ]
-                yield from cut(subscriber, endpoint, overlapping, width)
 
 
 @dataclass(slots=True)
@@ -138,10 +67,53 @@ def _add(result: Difference, old: Side, new: Side) -> None:
     """Put what changes between two sides into the result, the general way."""
     part = Difference(old, new, covered_by=result.covered_by)
     for version in WIDTHS:
-        result.changes += _changes(part, version)
+        following = followers(old, new, version)
+        skipped = tuple({each.number for each in some} for some in following)
+        close: set[Label] = set()
+        found = _changes(part, version, skipped, close)
+        if any(each.leader in close for some in following for each in some):
+            found, following = _changes(part, version), ([], [])
+        result.changes += found
+        for is_old, some in zip((True, False), following, strict=True):
+            result.changes += _followed(found, some, is_old)
 
 
-def _changes(result: Difference, version: int) -> list[Change]:
+def _followed(found: list[Change], some: list[Follower], is_old: bool) -> Iterator[Change]:
+    """The changes of the leaders, again for each of their followers."""
+    by_leader: dict[Label, list[Change]] = {}
+    for change in found:
+        label = (change.before if is_old else change.after).by
+        if label is not None:
+            by_leader.setdefault(label, []).append(change)
+    for number, leader, prefixes in some:
+        passes = Outcome("pass", number)
+        single = {(one,): (other,) for one, other in prefixes.items()}
+
+        def own(listed: tuple[Prefix, ...], single: dict = single) -> tuple[Prefix, ...]:
+            # A longer list holds everybody's, the leader's and the follower's among them.
+            return single.get(listed, listed) if len(listed) == 1 else listed
+
+        for version, subscribers, endpoints, less, traffic, before, after in by_leader.get(leader, ()):
+            yield Change(
+                version,
+                own(subscribers),
+                own(endpoints),
+                tuple([Product(own(one), own(other)) for one, other in less]),
+                traffic,
+                passes if is_old else before,
+                after if is_old else passes,
+            )
+
+
+def _changes(
+    result: Difference,
+    version: int,
+    skipped: tuple[Container[Label], ...] = ((), ()),
+    close: set[Label] | None = None,
+) -> list[Change]:
+    """skipped: registrations of the old side and of the new one that are left out as losing or gaining. close: is told
+    those of which it depends on their very addresses whether anything is left of them."""
+    close = set() if close is None else close
     alone = Alone((result.old, result.new), version)
     rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
     found: dict[object, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
@@ -158,7 +130,7 @@ def _changes(result: Difference, version: int) -> list[Change]:
                 continue
             if pair not in rows:
                 rows[pair] = []
-                for row in _rows(result, *pair, version, alone):
+                for row in _rows(result, *pair, version, alone, skipped, close):
                     key, turned = _key(row)
                     rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
             for row, traffic in rows[pair]:
@@ -169,14 +141,24 @@ def _changes(result: Difference, version: int) -> list[Change]:
     return _grouped(version, [each for each in found.values() if each[1]])
 
 
-def _rows(result: Difference, before: Judged, after: Judged, version: int, alone: Alone) -> Iterator[_Row]:
+def _rows(
+    result: Difference,
+    before: Judged,
+    after: Judged,
+    version: int,
+    alone: Alone,
+    skipped: tuple[Container[Label], ...],
+    close: set[Label],
+) -> Iterator[_Row]:
     regions = tuple(dict.fromkeys((*regions_of(before), *regions_of(after))))
     old, new = result.old.layers(before, version, regions), result.new.layers(after, version, regions)
     empty: dict[object, int] = {}
     ended = result.old.entries.keys() - result.new.entries.keys()
-    for mine, theirs in ((old, new), (new, old)):
+    for mine, theirs, skip in ((old, new, skipped[0]), (new, old, skipped[1])):
         for layer in mine:
             for rect in layer.cover.rects:
+                if rect.label in skip:
+                    continue
                 other = next((same for each in theirs if (same := each.cover.same(rect)) is not None), None)
                 if other is not None:
                     if mine is old and rect.label in ended and isinstance(rect.label, int):
@@ -191,12 +173,12 @@ def _rows(result: Difference, before: Judged, after: Judged, version: int, alone
                         label for _, _, label, is_own in overlapping if not is_own
                     }
                 parts = [(port, product) for port, product, _, _ in overlapping]
-                for ports, less in _by_port(rect, parts, version, empty):
+                for ports, less in _by_port(rect, parts, version, empty, close):
                     yield _Row(rect.subscriber, rect.endpoint, less, ports, *ends, layer.is_turned)
     if result.old.stop != result.new.stop:
         whole = Rect(WHOLE, WHOLE, 0, (9,), "")
         parts = [part[:2] for layer in (*old, *new) for part in layer.cover.overlaps(whole)]
-        for ports, less in _by_port(whole, parts, version, empty):
+        for ports, less in _by_port(whole, parts, version, empty, close):
             ends = Outcome(result.old.stop), Outcome(result.new.stop)
             yield _Row(WHOLE, WHOLE, less, ports, *ends, False)
 
@@ -217,7 +199,11 @@ def _overlaps(
 
 
 def _by_port(
-    rect: Rect, parts: list[tuple[int, Product]], version: int, empty: dict[object, int]
+    rect: Rect,
+    parts: list[tuple[int, Product]],
+    version: int,
+    empty: dict[object, int],
+    close: set[Label],
 ) -> Iterator[tuple[Ports, tuple[Product, ...]]]:
     """The rectangle's ports, apart where different parts are taken away; not those for which nothing is left."""
     general = _once(product for port, product in parts if port in (0, rect.port))
@@ -229,7 +215,7 @@ def _by_port(
         rest = Ports(True, frozenset(special))
     else:
         rest = Ports(False, frozenset((rect.port,)))
-    if _is_gone(rect, general, version, empty):
+    if _is_gone(rect, general, version, empty, close):
         return
     yield rest, general
     together: dict[object, tuple[tuple[Product, ...], set[int]]] = {}
@@ -237,11 +223,13 @@ def _by_port(
         less = _once((*general, *products))
         together.setdefault(_less_key(less), (less, set()))[1].add(port)
     for less, ports in together.values():
-        if not _is_gone(rect, less, version, empty):
+        if not _is_gone(rect, less, version, empty, close):
             yield Ports(False, frozenset(ports)), less
 
 
-def _is_gone(rect: Rect, less: tuple[Product, ...], version: int, empty: dict[object, int]) -> bool:
+def _is_gone(
+    rect: Rect, less: tuple[Product, ...], version: int, empty: dict[object, int], close: set[Label]
+) -> bool:
     """Whether nothing of the rectangle is left. empty: what was found before, and sizes of long lists."""
     if not less:
         return False
@@ -249,8 +237,10 @@ def _is_gone(rect: Rect, less: tuple[Product, ...], version: int, empty: dict[ob
     size = 1 << (2 * width - rect.subscriber[1] - rect.endpoint[1])
     if sum(_size(a, width, empty) * _size(b, width, empty) for a, b in less) < size:
         return False
-    if len(less) == 1 and len(less[0].subscribers) == len(less[0].endpoints) == 1:
-        return True  # it is as large
+    for one, other in less:
+        if len(one) == len(other) == 1 and one[0][1] + other[0][1] == rect.subscriber[1] + rect.endpoint[1]:
+            return True  # it is as large
+    close.add(rect.label)
     # Along one side only: the answer is the same for every rectangle with this other side.
     key: object = None
     if all(each.subscribers == (rect.subscriber,) for each in less):

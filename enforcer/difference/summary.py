@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from enforcer.allowlist import Entry
-from enforcer.difference.changes import Change, Difference
+from enforcer.difference.change import Change
+from enforcer.difference.changes import Difference
 from enforcer.difference.cover import NOT_VPN, Label
 from enforcer.difference.sides import Side
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from enforcer.difference.as_json import moment_text
-from enforcer.difference.changes import Change, Difference, Outcome, Ports, Traffic
+from enforcer.difference.change import Change, Outcome, Ports, Traffic
+from enforcer.difference.changes import Difference
 from enforcer.difference.cover import NOT_VPN, Label
 from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, text
 from enforcer.difference.sides import DOCUMENTED, LOOKS, Side
