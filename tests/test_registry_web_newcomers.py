@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from tests.portal_site import FIELDS, Reading, Site
@@ -76,3 +78,43 @@ def test_bulk_upload_lists_the_words_that_can_be_chosen(site: Site) -> None:
     page = site.person("ada").see("/bulk").text
     for word in ("call-centre", "wireguard", "openvpn-tcp", "incorporation"):
         assert f"<code>{word}</code>" in page
+
+
+def test_the_same_application_twice_is_told_as_in_bulk(site: Site) -> None:
+    ada = site.person("ada")
+    assert ada.send("/my/apply", FIELDS).status_code == 303
+    again = ada.send("/my/apply", {**FIELDS, "purpose": "another word"})
+    assert again.status_code == 422 and "Registration 1 asks for this already" in again.text
+    assert ada.send("/my/apply", {**FIELDS, "endpoint_ports": "51821"}).status_code == 303  # control
+    ada.send("/my/1/withdraw", {"confirm": "yes"})
+    assert ada.send("/my/apply", FIELDS).status_code == 303  # what is over may be asked for again
+
+
+def test_a_block_is_reported_in_the_pages_time_zone_and_never_in_the_future(site: Site) -> None:
+    site.office.zone = ZoneInfo("Asia/Karachi")
+    number, ada = site.approved(), site.person("ada")
+    page = Reading(ada.see(f"/my/{number}/blocked").text)
+    assert next(each["value"] for each in page.all("input") if each.get("id") == "at") == "2026-02-02T07:40"
+    report = {"line": "203.0.113.8", "destination": "198.51.100.4", "protocol": "wireguard"}
+    answer = ada.send(f"/my/{number}/blocked", {**report, "at": "2026-02-02T07:41"})
+    assert answer.status_code == 422 and "it is 2026-02-02 07:40 PKT now" in answer.text
+    answer = ada.send(f"/my/{number}/blocked", {**report, "at": "2026-02-02T07:40"})
+    assert answer.status_code == 200
+    assert (
+        f'href="/my/{number}/change-address"' in answer.text
+    )  # the line does not fit: here is what to do about it
+
+
+def test_a_block_of_what_was_never_active_is_refused_on_opening_with_a_way_back(site: Site) -> None:
+    pending, active, ada = site.applied(), site.approved(), site.person("ada")
+    answer = ada.see(f"/my/{pending}/blocked")
+    assert answer.status_code == 409 and f'href="/my/{pending}"' in answer.text
+    assert "has been on the allowlist" in answer.text
+    assert ada.see(f"/my/{active}/blocked").status_code == 200  # control
+
+
+def test_promises_and_names_are_told_as_people_count_them(site: Site) -> None:
+    home = site.person().see("/").text
+    assert "1 working day." in home  # eight hours of an office that is open for eight
+    assert "10 hours of working time" in home
+    assert "letters, digits or . _ @ + -" in site.person().see("/sign-up").text

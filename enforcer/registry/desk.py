@@ -186,6 +186,10 @@ class Desk:
     def now_ns(self) -> int:
         return self._clock()
 
+    def similar(self, form: Mapping[str, Any]) -> list[int]:
+        """Registrations that are not over and ask for the same thing for the same registrant. Raises BadApplication."""
+        return self.ledger.similar(application(form, self.ledger.rules.requires_documents))
+
     # Acts
 
     def apply(self, form: Mapping[str, Any], by: Principal = NOBODY) -> tuple[Registration, str]:

@@ -96,8 +96,9 @@ class Form:
             self.fail(name, "moment", value=value[:40])
             return None
         at_ns = int(moment.timestamp()) * 10**9
-        if at_ns > now_ns + 60 * 10**9:
-            self.fail(name, "future")
+        if at_ns > now_ns:
+            now = datetime.fromtimestamp(now_ns // 10**9, zone)
+            self.fail(name, "future", now=f"{now:%Y-%m-%d %H:%M}", zone=now.tzname())
         elif now_ns - at_ns > timedelta(days=366).total_seconds() * 10**9:
             self.fail(name, "too-old")
         return at_ns

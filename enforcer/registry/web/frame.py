@@ -71,7 +71,7 @@ class Page:
     def html(self, template: str, status: int = 200, **values: Any) -> Response:
         """The template, with `t`, the visit and the errors of the form (422 when there are some)."""
         status = 422 if self.form.errors and status == 200 else status
-        words = Words(self.texts, self.office.zone)
+        words = Words(self.texts, self.office.zone, self.desk.ledger.rules.calendar.day_ns)
         done = self.query.get("done", "")
         body = (
             _templates()
@@ -99,11 +99,11 @@ class Page:
         """To another page with GET; `done` names the sentence it greets with (texts: done.*)."""
         return RedirectResponse(path + (f"?{urlencode({'done': done})}" if done else ""), 303)
 
-    def problem(self, status: int, key: str, **values: Any) -> Response:
-        """A page that says what is wrong and where to go on (texts: problem.KEY.title, .text)."""
+    def problem(self, status: int, key: str, back: str = "", **values: Any) -> Response:
+        """A page that says what is wrong and where to go on (texts: problem.KEY.title, .text). back: the path of the visitor's registration."""
         title = self.texts.t(f"problem.{key}.title")
         text = self.texts.t(f"problem.{key}.text", **values)
-        return self.html("problem.html", status, title=title, text=text)
+        return self.html("problem.html", status, title=title, text=text, back=back)
 
 
 Handler = Callable[[Page], Awaitable[Response]]

@@ -26,6 +26,7 @@ _STEPS = (("days", 86400), ("hours", 3600), ("minutes", 60))
 class Words:
     texts: Texts
     zone: tzinfo
+    workday_ns: int = 86400 * 10**9
 
     def when(self, at_ns: int) -> str:
         """2026-01-31 14:05, with the zone's name: no order of day and month to guess."""
@@ -53,6 +54,8 @@ class Words:
         """A promised time, which runs in the office's working hours."""
         if duration_ns is None:
             return self.texts.t("unit.no-time")
+        if duration_ns and duration_ns % self.workday_ns == 0:
+            return self.texts.count("unit.working-days", duration_ns // self.workday_ns)
         return self.texts.t("unit.working", time=self.span(duration_ns))
 
     def next(self, view: View) -> str:

@@ -38,6 +38,10 @@ async def _appeal(here: Page) -> Response:
 
 async def _blocked(here: Page) -> Response:
     view = own_view(here)
+    if "blocked" not in view.acts:
+        is_open = view.appeal is not None and view.appeal.is_open
+        reason = here.texts.t(f"my.not-now.{'blocked-open' if is_open else 'blocked'}")
+        return here.problem(409, "refused", back=f"/my/{view.number}", reason=reason)
     if here.request.method == "POST":
         report = _report(here)
         if not here.form.errors:

@@ -97,6 +97,9 @@ async def _apply(here: Page) -> Response:
         return here.html("apply.html", category=None, categories=categories)
     if here.request.method == "POST":
         form = _application(here, category)
+        same = [] if here.form.errors else here.desk.similar(form)
+        if same:
+            here.form.fail("registrant", "duplicate", number=same[0])
         if not here.form.errors:
             registration, _ = here.desk.apply(form, here.desk.of_account(here.account))
             return here.go(f"/my/{registration.number}", "applied")
