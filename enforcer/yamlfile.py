@@ -57,6 +57,7 @@ class Document:
     keys: dict[Where, tuple[int, int]] = field(default_factory=dict)
     values: dict[Where, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    most_values: int = 250_000
 
     def add(self, where: Where, what: str, fix: str, at_key: bool = False) -> None:
         """Notes a problem at a value (or its key); at the nearest part that exists when where itself does not."""
@@ -115,10 +116,14 @@ def parse(text: str, file: str) -> Document:
         document.add((), "the file is empty", "write 'key: value' lines; see docs/ for an example")
         return document
     try:
+        # Ten lines of aliases of aliases can stand for more values than a machine holds; without any, each takes a character.
+        document.most_values = max(document.most_values, len(text))
         document.data = _plain(root, (), document, ())
     except _TooLarge:
         document.data = None
-        document.add((), f"its aliases unfold to more than {_MOST_VALUES} values", "write less with aliases")
+        document.add(
+            (), f"its aliases unfold to more than {document.most_values} values", "write less with aliases"
+        )
         return document
     if not isinstance(document.data, dict):
         document.add((), f"the file is {_kind(document.data)}, not a mapping", "write 'key: value' lines")
@@ -133,16 +138,12 @@ def path_text(where: Where) -> str:
     return text
 
 
-# Ten lines of aliases of aliases can stand for more values than a machine holds.
-_MOST_VALUES = 250_000
-
-
 class _TooLarge(Exception):
-    """The document has more than _MOST_VALUES values."""
+    """The document has more values than Document.most_values."""
 
 
 def _plain(node: Node, where: Where, document: Document, above: tuple[int, ...]) -> Any:
-    if len(document.values) > _MOST_VALUES:
+    if len(document.values) > document.most_values:
         raise _TooLarge
     document.values[where] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if id(node) in above:

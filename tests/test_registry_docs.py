@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from enforcer.registry.__main__ import main
-from enforcer.registry.config import BadConfig, load_config
+from enforcer.registry.config import BadConfig, load_config, seed_ledger
 from enforcer.registry.form import REQUIRED_DOCUMENTS
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.providers import Provider, SimulatedProviders
@@ -82,3 +82,12 @@ def test_the_registry_keeps_time(tmp_path):
         0 <= expired.at_ns - expired.data["due_ns"] < 10 * 10**9
     )  # some milliseconds where nobody else is at work
     assert len(changes) == 2 and ledger.allowlist().entries == {}
+
+
+def test_a_programs_seed_may_have_more_values_than_people_write(tmp_path):
+    ports = ",".join(["443"] * 1000)
+    form = f'{{"registrant":"a","state":"pending","subscriber_prefixes":["::2"],"endpoint_prefixes":["::1"],"endpoint_ports":[{ports}]}}'
+    (tmp_path / "seed.json").write_text(f'{{"registrations":[{",".join([form] * 300)}]}}')
+    ledger = Ledger(str(tmp_path / "ledger.sqlite"))
+    assert seed_ledger(ledger, tmp_path / "seed.json") == 300
+    ledger.close()
