@@ -85,24 +85,46 @@ def _followed(found: list[Change], some: list[Follower], is_old: bool) -> Iterat
         label = (change.before if is_old else change.after).by
         if label is not None:
             by_leader.setdefault(label, []).append(change)
+    plans = {label: _Plan(changes) for label, changes in by_leader.items()}
     for number, leader, prefixes in some:
+        plan = plans.get(leader)
+        if plan is None:
+            continue
         passes = Outcome("pass", number)
-        single = {(one,): (other,) for one, other in prefixes.items()}
-
-        def own(listed: tuple[Prefix, ...], single: dict = single) -> tuple[Prefix, ...]:
-            # A longer list holds everybody's, the leader's and the follower's among them.
-            return single.get(listed, listed) if len(listed) == 1 else listed
-
-        for version, subscribers, endpoints, less, traffic, before, after in by_leader.get(leader, ()):
+        own = {(one,): (other,) for one, other in prefixes.items()}.get
+        # A longer list is kept: it holds everybody's, the leader's and the follower's among them (and takes long to hash).
+        products = [
+            Product(one if len(one) > 1 else own(one, one), other if len(other) > 1 else own(other, other))
+            for one, other in plan.products
+        ]
+        for change, less in plan.changes:
             yield Change(
-                version,
-                own(subscribers),
-                own(endpoints),
-                tuple([Product(own(one), own(other)) for one, other in less]),
-                traffic,
-                passes if is_old else before,
-                after if is_old else passes,
+                change.version,
+                own(change.subscribers, change.subscribers),
+                own(change.endpoints, change.endpoints),
+                tuple([products[index] for index in less]),
+                change.traffic,
+                passes if is_old else change.before,
+                change.after if is_old else passes,
             )
+
+
+class _Plan:
+    """A leader's changes, each with the places of its exceptions among products, where none is twice."""
+
+    def __init__(self, changes: list[Change]) -> None:
+        places: dict[object, int] = {}
+        self.products: list[Product] = []
+        self.changes: list[tuple[Change, list[int]]] = []
+        for change in changes:
+            less = []
+            for each in change.exceptions:
+                key = (_identity(each.subscribers), _identity(each.endpoints))
+                if key not in places:
+                    places[key] = len(self.products)
+                    self.products.append(each)
+                less.append(places[key])
+            self.changes.append((change, less))
 
 
 def _changes(

@@ -139,8 +139,9 @@ def _snapshot(path: Path, text: str) -> Listed:
     serial = data.get("serial")
     wrong: dict[int, tuple[str, str, str]] = {}
     entries: dict[int, Entry] = {}
+    shared: dict[Any, Any] = {}
     for index, value in enumerate(data["entries"]):
-        found = _entry(value, entries)
+        found = _entry(value, entries, shared)
         if isinstance(found, Entry):
             entries[found.registration] = found
         elif len(wrong) < _MOST_PROBLEMS:
@@ -168,6 +169,7 @@ def _placed(
 def _lines(path: Path, text: str) -> Listed:
     problems: list[Problem] = []
     entries: dict[int, Entry] = {}
+    shared: dict[Any, Any] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -180,7 +182,7 @@ def _lines(path: Path, text: str) -> Listed:
             )
             problems.append(Problem(str(path), number, column, "", what, "write one entry a line"))
             continue
-        found = _entry(value, entries)
+        found = _entry(value, entries, shared)
         if isinstance(found, Entry):
             entries[found.registration] = found
             continue
@@ -210,12 +212,12 @@ def _json(path: Path, text: str, where: str = "") -> dict[str, Any]:
     return data
 
 
-def _entry(value: Any, others: dict[int, Entry]) -> Entry | tuple[str, str, str]:
+def _entry(value: Any, others: dict[int, Entry], shared: dict[Any, Any]) -> Entry | tuple[str, str, str]:
     """The entry, or which key is wrong, how, and what to write."""
     if not isinstance(value, dict):
         return "", f"{str(value)[:40]!r} is not an entry", "write an object with registration, registrant, …"
     try:
-        entry = Entry.from_json(value)
+        entry = Entry.from_json(value, shared)
         check_prefixes(entry)
     except (ValueError, TypeError, AttributeError) as error:
         for key in _KEYS:
