@@ -13,7 +13,7 @@ from typing import Any
 
 from enforcer.difference.change import Change, Outcome, Ports
 from enforcer.difference.changes import Difference
-from enforcer.difference.prefixes import Prefix, text
+from enforcer.difference.prefixes import Prefix, Product, text
 from enforcer.difference.sides import LOOKS, Side
 from enforcer.difference.source import Listed
 from enforcer.difference.summary import Moment, Registrant, Summary, kind_of
@@ -129,6 +129,9 @@ class _Pieces:
         self.indexes: dict[tuple[int, int], int] = {}
         self._traffic: dict[int, str] = {}
         self._stopped: dict[str, str] = {}
+        self._passing: Outcome | None = None
+        self._passing_text = ""
+        self._products: dict[int, str] = {}
 
     def gather(self) -> Iterator[tuple[tuple[Prefix, ...], int]]:
         """Each long list of an exception, once, with its family; gives them their indexes."""
@@ -143,12 +146,10 @@ class _Pieces:
 
     def whole(self, change: Change) -> str:
         version = change.version
-        less = ",".join(
-            f'{{"subscribers":{self._list(each.subscribers, version)},"endpoints":{self._list(each.endpoints, version)}}}'
-            for each in change.exceptions
-        )
+        start = self._start(change)  # first: it forgets the products of another registration
+        less = ",".join([self._product(each, version) for each in change.exceptions])
         sides = _list(change.subscribers, version), _list(change.endpoints, version)
-        return f'{self._start(change)},"subscribers":{sides[0]},"endpoints":{sides[1]},"except":[{less}]}}'
+        return f'{start},"subscribers":{sides[0]},"endpoints":{sides[1]},"except":[{less}]}}'
 
     def split(self, change: Change) -> Iterator[str]:
         start, version = self._start(change), change.version
@@ -178,10 +179,20 @@ class _Pieces:
 
     def _outcome(self, outcome: Outcome, side: Side) -> str:
         if outcome.by is not None:
-            return _encode(_outcome(outcome, side))
+            # One registration's changes come together, with one outcome and the same few products.
+            if outcome is not self._passing:
+                self._passing, self._passing_text = outcome, _encode(_outcome(outcome, side))
+                self._products.clear()
+            return self._passing_text
         if outcome.verdict not in self._stopped:
             self._stopped[outcome.verdict] = _encode(_outcome(outcome, side))
         return self._stopped[outcome.verdict]
+
+    def _product(self, product: Product, version: int) -> str:
+        if id(product) not in self._products:
+            one, other = self._list(product.subscribers, version), self._list(product.endpoints, version)
+            self._products[id(product)] = f'{{"subscribers":{one},"endpoints":{other}}}'
+        return self._products[id(product)]
 
     def _list(self, prefixes: tuple[Prefix, ...], version: int) -> str:
         index = self.indexes.get((id(prefixes), version)) if len(prefixes) >= _LONG else None
