@@ -158,8 +158,10 @@ def _largest(settings: Settings, plain: Candidate, there: Sequence[Candidate], s
             if base is each:
                 continue
             for name, pairs in _pairs(base, [each], 2 * settings.repeats, make, result).items():
-                ratios = [a / max(b, 1) if title == "known" else b / a for a, b in pairs]
-                result[name][f"growth_{title}"] = asdict(spread(ratios))
+                some = [(a, b) for a, b in pairs if a and b]  # a queue may let none of a go's packets through
+                ratios = [a / b if title == "known" else b / a for a, b in some]
+                if ratios:
+                    result[name][f"growth_{title}"] = asdict(spread(ratios))
     say("round trips")
     trips = functools.partial(round_trips, count=settings.round_trips)
     functools.update_wrapper(trips, round_trips)
