@@ -102,4 +102,6 @@ def test_split_is_refused_where_it_would_not_end(most, code, tmp_path, monkeypat
     result = CliRunner().invoke(main, words)
 
     assert result.exit_code == code, result.output[:300]
-    assert ("pairs of prefixes are to be cut" in result.output and "leave --split out" in result.output) == (code == 2)
+    assert ("pairs of prefixes are to be cut" in result.output and "leave --split out" in result.output) == (
+        code == 2
+    )

@@ -91,7 +91,8 @@ def _followed(found: list[Change], some: list[Follower], is_old: bool) -> Iterat
         if plan is None:
             continue
         passes = Outcome("pass", number)
-        own = {(one,): (other,) for one, other in prefixes.items()}.get
+        single: dict[tuple[Prefix, ...], tuple[Prefix, ...]] = {(a,): (b,) for a, b in prefixes.items()}
+        own = single.get
         # A longer list is kept: it holds everybody's, the leader's and the follower's among them (and takes long to hash).
         products = [
             Product(one if len(one) > 1 else own(one, one), other if len(other) > 1 else own(other, other))
