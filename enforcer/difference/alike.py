@@ -87,6 +87,10 @@ class _Held:
         """
         if common(line, endpoint, self._width) is not None:
             return False
+        # A list of one may be another's very prefix: it must not be taken for this one's own and replaced.
+        for owners, _ in (self._lines, self._endpoints):
+            if owners.get(line, number) != number or owners.get(endpoint, number) != number:
+                return False
         by_line = self._is_own(self._lines, line, number) and self._is_own(self._endpoints, line, number)
         if matches[0] == "subscriber":
             return by_line
