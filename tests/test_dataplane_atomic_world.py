@@ -174,6 +174,11 @@ class Probe:
         return self.pairs - len(self.arrived[REGISTERED])
 
     @property
+    def missing(self) -> list[int]:
+        """Numbers of the registered line's packets that did not arrive, the first ten."""
+        return sorted(set(range(self.pairs)) - self.arrived[REGISTERED])[:10]
+
+    @property
     def passed_of_unregistered(self) -> int:
         return len(self.arrived[UNREGISTERED])
 
@@ -195,7 +200,7 @@ def row(name: str, changes: str, took_s: float, probe: Probe) -> str:
 def assert_judged_well(probe: Probe, probes: int) -> None:
     assert 2 * probe.pairs >= probes
     assert probe.passed_of_unregistered == 0
-    assert probe.lost_of_registered == 0
+    assert probe.lost_of_registered == 0, f"not arrived: {probe.missing} of {probe.pairs}"
 
 
 @contextlib.contextmanager
