@@ -6,6 +6,7 @@ looked at again until their mark is in the set `cut`. Every change is one transa
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 
@@ -107,13 +108,16 @@ class NftDataplane:
             cut_room = max(_MANY, len(_UNSETTLED) + 2 * len(cut))
             self._nft.run(ruleset.add_cut(generation, TABLE, cut_room))
             chains = ruleset.chains(self._policy, room, generation, self._fallback, self._log_group)
-            stale = _stale(old_sets, generation)
-            self._nft.run("\n".join(self._switch(generation, chains, cut, finishing, stale, old_chains)))
+            self._nft.run("\n".join(self._switch(generation, chains, cut, finishing, old_chains)))
         except DataplaneError:
             self._drop_generation(generation)
             raise
         self._index, self._room, self._chains, self._generation = index, room, chains, generation
         self._cut, self._cut_room, self._finishing = cut, cut_room, finishing
+        # Not in the same transaction: a packet on its way through the old rules asks the old sets with the generation that
+        # counts by then, and would find nothing in sets that end with it (one packet in some hundred swaps).
+        with contextlib.suppress(DataplaneError):  # what is left goes with the next generation
+            self._nft.run("\n".join(map(_delete, _stale(old_sets, generation))))
         if is_first or is_many:  # flows that began after the kernel was asked for marks
             stopped = self._live_marks() - index.entries.keys() - cut - finishing
             for entry in self._tracked(stopped):
@@ -248,7 +252,6 @@ class NftDataplane:
         chains: dict[str, list[str]],
         cut: set[int],
         finishing: set[int],
-        stale_maps: Iterable[str],
         old_chains: Iterable[str],
     ) -> Iterator[str]:
         """The transaction that makes a loaded generation the one in force."""
@@ -268,8 +271,6 @@ class NftDataplane:
         for chain in old_chains:
             if chain not in chains:
                 yield f"delete chain {TABLE} {chain}"
-        for name in stale_maps:
-            yield _delete(name)
 
     def _commands(self, changes: list[Change], ended: set[int], added: set[int]) -> Iterator[str]:
         """One delta as a transaction."""
