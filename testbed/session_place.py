@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from testbed import command
 from testbed.plan.plan import Plan
 from testbed.session_progress import Show, tell
 from testbed.world import WorldError, open_world
@@ -27,6 +28,10 @@ _PROGRAM = [sys.executable, "-B", "-m", "testbed.timeline"]
 _RUN_INSIDE = "/run/allowlab/run"
 # Boot comes so long before the scenario's start: by then everything is up, and time 0 is the start exactly.
 _BOOT_LEAD_S = 60
+_OTHER_KERNEL = (
+    "or play it in the lab's own kernel, which needs nothing of this one: --world uml, or --clock virtual "
+    f"(`{command()} kernel build` makes it, once)"
+)
 
 
 class Place(Protocol):
@@ -61,7 +66,10 @@ class InNamespaces:
     world: str = "namespaces"
 
     def capabilities(self) -> Capabilities:
-        return probe()
+        try:
+            return probe()
+        except WorldError as error:
+            raise WorldError(f"{error}; {_OTHER_KERNEL}") from None
 
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S
@@ -80,11 +88,12 @@ class InNamespaces:
 
 @dataclass(frozen=True, slots=True)
 class InKernel:
-    """The lab's own kernel. One run has one processor of the host."""
+    """The lab's own kernel. One run has one processor of the host; stalled_after_s of its time without progress end it."""
 
     clock: Literal["real", "virtual"]
     world: str = "uml"
     cpu: int | None = None
+    stalled_after_s: float = 30.0
 
     def capabilities(self) -> Capabilities:
         from testbed.world.uml.store import NoKernel, current
@@ -101,7 +110,7 @@ class InKernel:
         virtual = None
         if self.clock == "virtual":
             start_ns = round(datetime.fromisoformat(plan.starts_at).timestamp()) * 10**9
-            virtual = VirtualTime(start_ns - _BOOT_LEAD_S * 10**9, plan.seed)
+            virtual = VirtualTime(start_ns, plan.seed, _BOOT_LEAD_S)
         log = run_dir / "logs" / "inside.log"
         machine = open_machine(
             current().path,
@@ -110,6 +119,7 @@ class InKernel:
             log=log,
             virtual=virtual,
             cpu=self.cpu if self.cpu is not None else quietest_cpu(),
+            stalled_after_s=self.stalled_after_s,
         )
         with machine as running, _one_request(running.stop, running.kill, watcher):
             try:

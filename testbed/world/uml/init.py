@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4  # sys/mount.h
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096  # sys/mount.h
 _POWER_OFF = 0x4321FEDC  # linux/reboot.h
 _CONTROL = "/run/allowlab/control"
 _HOST_CONTROL = "/proc/self/cwd"  # of the kernel process, as hostfs resolves it on the host
@@ -52,6 +52,9 @@ def main() -> None:
 
 
 def _furnish() -> None:
+    # All is root's here already. To whom a set-user-ID program belongs depends on who looks at the host (a container's
+    # user sees root's files as nobody's), and would take that from it.
+    _mount("none", "/", "hostfs", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID)
     safe = _MS_NOSUID | _MS_NODEV
     for kind, path in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run"), ("tmpfs", "/tmp")):
         _mount(kind, path, kind, safe)

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.world.uml.watch import Stalled, Watch
+from testbed.world.uml.watch import STALLED_AFTER_S, Stalled, Watch
 from testbed.world.world import IN_WORLD, SERVER_FOLDERS, WorldError
 
 _INIT = Path(__file__).with_name("init.py")
@@ -34,10 +34,11 @@ VIRTUAL = "ALLOWLAB_VIRTUAL_TIME"  # set to 1 in the environment of what runs in
 
 @dataclass(frozen=True, slots=True)
 class VirtualTime:
-    """start_ns: Unix time at boot. seed: of the kernel's random numbers; the same seed and plan give the same run."""
+    """start_ns: Unix time at time 0; boot is lead_s before. seed: of the kernel's random numbers; the same seed and plan give the same run."""
 
     start_ns: int
     seed: int
+    lead_s: int = 0
 
 
 class Machine:
@@ -99,11 +100,12 @@ def open_machine(
     virtual: VirtualTime | None = None,
     env: Mapping[str, str] | None = None,
     cpu: int | None = None,
+    stalled_after_s: float = STALLED_AFTER_S,
 ) -> Iterator[Machine]:
     """Run argv as the one program of a new lab kernel; leaving the block ends it.
 
     folders: path inside -> folder of the host that may be written there. log gets what argv prints as errors, afterwards. virtual None: real
-    time. cpu: the processor to stay on (three times as fast as moving between two). Raises WorldError when it does not boot.
+    time. cpu: the processor to stay on (three times as fast as moving between two). stalled_after_s: watch.py. Raises WorldError when it does not boot.
     """
     with tempfile.TemporaryDirectory(prefix="allowlab-uml-") as name:
         control = Path(name)
@@ -135,7 +137,9 @@ def open_machine(
                 start_new_session=True,
                 preexec_fn=_preparation(cpu),
             )
-        machine = Machine(process, control, Watch(process.pid, control / "heartbeat"))
+        start_s = 0.0 if virtual is None else virtual.lead_s
+        watch = Watch(process.pid, control / "heartbeat", stalled_after_s, start_s)
+        machine = Machine(process, control, watch)
         try:
             _await_boot(process, control)
             yield machine
@@ -149,7 +153,8 @@ def _boot_line(virtual: VirtualTime | None) -> list[str]:
     line = [f"mem={_MEMORY_MIB}M", "root=none", "rootfstype=hostfs", "ro", "quiet", "loglevel=1"]
     line += ["con=null", "con0=null", "ssl=null", "random.trust_cpu=on", "initcall_blacklist=jent_mod_init"]
     if virtual is not None:
-        line += ["time-travel=inf-cpu", f"time-travel-start={virtual.start_ns}"]
+        boot_ns = virtual.start_ns - virtual.lead_s * 10**9
+        line += ["time-travel=inf-cpu", f"time-travel-start={boot_ns}"]
         line += [f"tt-seed={virtual.seed}", "tt-syscall-ns=10000"]
     return [*line, f"init={sys.executable}", "--", "-B", "-I", "-S", str(_INIT)]
 

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-_LIMIT_S = 30.0
+STALLED_AFTER_S = 30.0
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -20,8 +20,11 @@ class Watch:
     A machine that has used `limit_s` of CPU time, or has waited four times as long, without its clock going on or a word from its program is stalled.
     """
 
-    def __init__(self, pid: int, heartbeat: Path, limit_s: float = _LIMIT_S) -> None:
-        self._pid, self._heartbeat, self._limit_s = pid, heartbeat, limit_s
+    def __init__(
+        self, pid: int, heartbeat: Path, limit_s: float = STALLED_AFTER_S, start_s: float = 0.0
+    ) -> None:
+        """start_s: when time 0 is, in the machine's seconds since boot; the text counts from there."""
+        self._pid, self._heartbeat, self._limit_s, self._start_s = pid, heartbeat, limit_s, start_s
         self._last = ""
         self.saw_progress()
 
@@ -46,8 +49,9 @@ class Watch:
         waited_s = time.monotonic() - self._since_s
         if used_s < self._limit_s and waited_s < 4 * self._limit_s:
             return
-        at = f"{float(text):.0f} s of virtual time" if text else "the start"
-        raise Stalled(f"stalled at {at} in {_busiest(self._pid, family)}: no progress for {waited_s:.0f} s")
+        at_s = float(text or 0) - self._start_s
+        at = f"at {at_s:.0f} s of virtual time" if at_s >= 0 else "before the scenario's start"
+        raise Stalled(f"stalled {at} in {_busiest(self._pid, family)}: no progress for {waited_s:.0f} s")
 
 
 def _family(pid: int) -> list[int]:
