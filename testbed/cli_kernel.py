@@ -8,10 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import click
 
 from testbed.cli_errors import Impossible, Mistake
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.group()
@@ -44,8 +47,8 @@ def build(jobs: int | None, again: bool, yes: bool, quiet: bool) -> None:
             return
     _install(building.missing_packages(), building.PACKAGES, yes)
     show = _Progress(quiet)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # also where a shell made it deaf to Ctrl-C
-        signal.signal(number, signal.default_int_handler)
+    for number in _STOPPING:  # also where a shell made it deaf to Ctrl-C
+        signal.signal(number, _stop)
     try:
         built = building.build(show.say, verify, jobs)
     except (building.BuildFailed, NotVerified, WorldError) as error:
@@ -53,6 +56,7 @@ def build(jobs: int | None, again: bool, yes: bool, quiet: bool) -> None:
     except OSError as error:
         raise Impossible(f"{error.filename or 'the cache folder'}: {error.strerror or error}") from None
     except KeyboardInterrupt:
+        show.close()
         click.echo("stopped; nothing is kept", err=True)
         sys.exit(130)
     finally:
@@ -101,7 +105,12 @@ def remove() -> None:
     """Take the kept kernels away, and what an interrupted build left."""
     from testbed.world.uml.store import cache_folder, remove
 
-    gone = remove()
+    try:
+        gone = remove()
+    except BlockingIOError:
+        raise Impossible(f"a build is going on in {cache_folder()}; stop it first") from None
+    except OSError as error:
+        raise Impossible(f"{error.filename or cache_folder()}: {error.strerror}") from None
     click.echo(f"removed {len(gone)} from {cache_folder()}" if gone else "there is none")
 
 
@@ -110,7 +119,6 @@ def _install(missing: list[str], why: dict[str, str], yes: bool) -> None:
         return
     words = ", ".join(f"{name} ({why[name]})" for name in missing)
     line = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-    typed = "sudo " + " ".join(line)
     if shutil.which("apt-get") is None:
         raise Impossible(
             f"building needs {words}; there is no apt-get here: install their equivalents and call this again"
@@ -118,40 +126,52 @@ def _install(missing: list[str], why: dict[str, str], yes: bool) -> None:
     is_root = os.geteuid() == 0
     if not is_root and shutil.which("sudo") is None:
         raise Impossible(f"building needs {words}; ask somebody who may to call: {' '.join(line)}")
-    click.echo(f"building needs {words}", err=True)
-    if (
-        not yes
-        and sys.stdin.isatty()
-        and not click.confirm(f"{typed if not is_root else ' '.join(line)} now?", default=True, err=True)
-    ):
+    click.echo(f"building needs {words}: installed now with apt-get (without recommended ones)", err=True)
+    typed = " ".join(line) if is_root else "sudo " + " ".join(line)
+    is_asked = sys.stdin.isatty() and not yes
+    if is_asked and not click.confirm(f"{typed} now?", default=True, err=True):
         raise Mistake(f"nothing was done; call this again after: {typed}")
     if not is_root and not yes and not sys.stdin.isatty():
         raise Impossible(f"install them first: {typed}")
-    done = subprocess.run(
-        line if is_root else ["sudo", *line],
-        stdin=None,
-        stdout=sys.stderr,
-        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-    )
-    if done.returncode:
-        raise Impossible(f"apt-get could not install them (exit code {done.returncode}); its words are above")
+    if not _apt_get(line[1:], is_root):
+        click.echo("updating the package lists and trying again", err=True)
+        _apt_get(["-q", "update"], is_root)
+        if not _apt_get(line[1:], is_root):
+            raise Impossible(
+                f"apt-get could not install them (its words are above): {typed}; a distribution without a package "
+                "of that name cannot build this kernel: it is made from Debian 12's source"
+            )
+
+
+def _apt_get(arguments: list[str], is_root: bool) -> bool:
+    argv = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "apt-get", *arguments]
+    return subprocess.run(argv if is_root else ["sudo", *argv], stdout=sys.stderr).returncode == 0
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """Once: what is unfinished is being taken away then."""
+    for each in _STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class _Progress:
-    """One moving line on a terminal, elsewhere a line each step and each tenth of the compilation."""
+    """One moving line on a terminal, elsewhere a line each step and each tenth of the compilation, with the time since the beginning."""
 
     def __init__(self, is_quiet: bool) -> None:
         self._is_quiet, self._last, self._tenth = is_quiet, "", -1
         self._moves = sys.stderr.isatty()
+        self._began_s = time.monotonic()
 
     def say(self, step: str, share: float) -> None:
         if self._is_quiet:
             return
         tenth = int(share * 10)
+        text = f"[{time.monotonic() - self._began_s:4.0f} s] {step}" + f" {share:.0%}" * (step == "compile")
         if self._moves:
-            click.echo(f"\r\033[K{step} {share:4.0%}", err=True, nl=False)
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
         elif step != self._last or (step == "compile" and tenth != self._tenth):
-            click.echo(f"{step} {share:.0%}" if step == "compile" else step, err=True)
+            click.echo(text, err=True)
         self._last, self._tenth = step, tenth
 
     def close(self) -> None:

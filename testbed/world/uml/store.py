@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -93,9 +94,16 @@ def save(kernel: Kernel) -> None:
 
 
 def remove() -> list[Path]:
-    """Takes every kernel and every unfinished build out of the cache; says what was there."""
+    """Takes every kernel and every unfinished build out of the cache; says what was there. Raises BlockingIOError during a build."""
     folder = cache_folder()
-    gone = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in gone:
-        shutil.rmtree(path)
+    if not folder.is_dir():
+        return []
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        gone = sorted(folder.iterdir())
+        for path in gone:
+            shutil.rmtree(path)
+    finally:
+        os.close(descriptor)
     return gone
