@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,8 @@ from enforcer.config import Config
 from enforcer.dataplanes import Count, Dataplane, DataplaneError, Stop
 from enforcer.enforced import Enforced
 from enforcer.failures import Failures, condition_of
-from enforcer.follow import Feed, NotOffered, SerialUnknown, Unreachable
+from enforcer.follow import Feed
+from enforcer.following import Follower
 from enforcer.intake import Intake
 from enforcer.knowledge import Knowledge
 from enforcer.policy import Policy
@@ -31,10 +31,8 @@ from enforcer.service import notify
 from enforcer.store import Store
 
 TICK_S = 0.1
-_SLOW_NS = 1_000_000_000
+_BEAT_NS = 1_000_000_000
 _COUNTERS_NS = 10_000_000_000
-_LONGEST_WAIT_S = 10.0
-_ASIDE_BYTES = 1 << 18  # a longer message takes more than a tick; another thread reads it
 _MOST_STOPS = 100_000  # reports that wait while a list is loaded
 
 
@@ -66,13 +64,13 @@ class Agent:
         self.counts: dict[str, Count] = {}
         self.stops_dropped = self.queue_dropped = 0
         self._waiting: list[Stop] = []
-        self._slow_ns = self._counted_ns = self._beat_ns = self.started_ns
+        self._slow_ns = self._counted_ns = self._beat_ns = self._ticked_ns = self.started_ns
         self._counted: dict[str, Any] = {}
-        self._keys_seen, self.unreachable = 0, ""
+        self.unreachable = ""
         self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
         self._is_aside = False
         self._beating: asyncio.Future[None] | None = None
-        self._ending = asyncio.Event()
+        self._ending, self._stirred = asyncio.Event(), asyncio.Event()
 
     @property
     def is_aside(self) -> bool:
@@ -94,7 +92,7 @@ class Agent:
         await self._aside(self.start)
         notify("READY=1")
         loop.add_reader(self.dataplane.fileno(), self._read_stops)
-        tasks = [asyncio.create_task(self._follow()), ticking]
+        tasks = [asyncio.create_task(self._follower().run()), ticking]
         ended = asyncio.create_task(self._ending.wait())
         try:
             done, _ = await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -147,8 +145,7 @@ class Agent:
 
     async def _aside(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do it in another thread. Meanwhile the loop beats, reads reports and answers, and leaves the dataplane's rules alone."""
-        while self._is_aside:
-            await asyncio.sleep(TICK_S)
+        await self._until_free()
         self._is_aside = True
         gc.disable()  # a collection among a million new entries stops every thread for a second
         try:
@@ -157,81 +154,64 @@ class Agent:
             gc.enable()
             gc.freeze()
             self._is_aside = False
+            self._stirred.set()
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                was_useful = await self._ask()
-            except Unreachable as error:
-                self.unreachable, was_useful = str(error), False
-            if not was_useful:
-                await asyncio.sleep(self.config.poll_ns / 1e9)
+    async def _until_free(self) -> None:
+        while self._is_aside:
+            await asyncio.sleep(TICK_S)
 
-    async def _ask(self) -> bool:
-        """One question to the registry. False: the answer was of no use, so the next may wait. Raises Unreachable."""
-        intake, began_s = self.intake, time.monotonic()
-        if intake.wants_standing and intake.allowlist is not None:
-            with contextlib.suppress(NotOffered):
-                message = await self.feed.standing()
-                await self._answered()
-                return intake.take_standing(message)
-            intake.wants_standing, intake.wants_snapshot = False, True
-        if intake.wants_snapshot or intake.allowlist is None:
-            message = await self.feed.snapshot(intake.tag)
-            await self._answered()
-            if message is None:
-                intake.wants_snapshot, intake.wants_standing = False, True
-                return True
-        else:
-            wait_s = self._wait_s()
-            try:
-                message = await self.feed.delta(intake.allowlist.serial, wait_s)
-            except SerialUnknown:
-                await self._answered()
-                intake.wants_snapshot = True
-                return True
-            await self._answered()
-            if message is None:
-                intake.wants_standing = intake.is_old() or not _ENDED_BY_A_SIGN.isdisjoint(
-                    self.conditions.lasting
-                )
-                # Whoever answers at once is not asked again at once.
-                return time.monotonic() - began_s > wait_s / 2
-        if len(message) > _ASIDE_BYTES:
-            was_taken = await self._aside(self.take, message)
-        else:
-            while self._is_aside:
-                await asyncio.sleep(TICK_S)
-            was_taken = self.take(message)
-        if "signature-wrong" in self.conditions.lasting:
-            self._keys_seen = -1  # perhaps the key was rolled over
-        return was_taken
+    def _follower(self) -> Follower:
+        def unreachable(why: str) -> None:
+            self.unreachable = why
 
-    def _wait_s(self) -> float:
-        return min(_LONGEST_WAIT_S, max(0.2, self.policy.on_failure.registry_unreachable_after_ns / 2e9))
-
-    async def _answered(self) -> None:
-        self.note_answer()
-        if self.feed.announced != self._keys_seen:
-            announced = self.feed.announced
-            with contextlib.suppress(NotOffered):
-                self.intake.learn_keys(await self.feed.rolls())
-            self._keys_seen = announced
+        return Follower(
+            self.config, self.policy.on_failure, self.feed, self.intake, self.conditions,
+            aside=self._aside, free=self._until_free, answered=self.note_answer, unreachable=unreachable,
+        )  # fmt: skip
 
     def note_answer(self) -> None:
         """The registry has answered, whatever it said."""
         self.answered_ns, self.unreachable = self.clock.since_boot_ns(), ""
         if not self._is_aside:
             self.failures.end("registry-unreachable")
+        self._stirred.set()  # what came with it may be due sooner than all else
 
     async def _tick_for_ever(self) -> None:
         while True:
             self.tick()
+            await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Until something is to be done by the clock, or may be; a watchful agent comes ten times a second anyhow."""
+        if self.config.is_watchful:
             await asyncio.sleep(TICK_S)
+            return
+        self._stirred.clear()
+        boot_ns = self.clock.since_boot_ns()
+        while (left_ns := self._due_ns(boot_ns) - boot_ns) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_ns / 1e9):
+                    await self._stirred.wait()
+            self._stirred.clear()
+            boot_ns = self.clock.since_boot_ns()
+
+    def _due_ns(self, boot_ns: int) -> int:
+        """When `tick` will next have something to do, by the clock since boot."""
+        failure, lasting = self.policy.on_failure, self.conditions.lasting
+        due = [self._ticked_ns + self.config.look_ns // 10, self._slow_ns + self.config.look_ns]
+        due += [self._beat_ns + self._beat_every_ns(), self.blocks.due_ns or due[0]]
+        if "registry-unreachable" not in lasting:
+            due.append(self.answered_ns + failure.registry_unreachable_after_ns + 1)
+        ahead_ns = self.clock.now_ns() - boot_ns
+        if self.allowlist is not None and not lasting.keys() & {"feed-stale", "registry-unreachable"}:
+            due.append(self.intake.issued_ns + failure.feed_stale_after_ns + 1 - ahead_ns)
+        if (by_list_ns := self.enforced.due_ns) is not None:
+            due.append(by_list_ns - ahead_ns)
+        return min(due)
 
     def tick(self) -> None:
         """What is due: beats, validity, the behaviour of failures that have lasted long enough, lines of the audit."""
-        boot_ns = self.clock.since_boot_ns()
+        boot_ns = self._ticked_ns = self.clock.since_boot_ns()
         self._beat(boot_ns)
         if self._is_aside:
             return
@@ -252,15 +232,15 @@ class Agent:
         self.intake.validity(now_ns)
         self.enforced.end_finishing(now_ns)
         self.blocks.flush(boot_ns)
-        if boot_ns - self._slow_ns >= _SLOW_NS:
+        if boot_ns - self._slow_ns >= self.config.look_ns:
             self._slow_ns = boot_ns
             self._look_after(boot_ns)
 
     def _beat(self, boot_ns: int) -> None:
         late_ns = boot_ns - self._beat_ns
-        after_ns = self.policy.on_failure.agent_dead_after_ns
-        # A beat may be late by half of `after` and more on a busy machine.
-        if late_ns < min(_SLOW_NS, after_ns // 4) or (self._beating and not self._beating.done()):
+        failure = self.policy.on_failure
+        after_ns = failure.agent_dead_after_ns
+        if late_ns < self._beat_every_ns() or (self._beating and not self._beating.done()):
             return
         self._beat_ns = boot_ns
         notify("WATCHDOG=1")
@@ -270,12 +250,18 @@ class Agent:
             self._beating = asyncio.get_running_loop().run_in_executor(None, self._beat_aside)
             return
         try:
-            self.dataplane.beat()
+            if failure.agent_dead != "keep":  # else nothing in the kernel asks for it
+                self.dataplane.beat()
         except (DataplaneError, OSError) as error:
             self.failures.begin("dataplane-dead", str(error))
         if late_ns > after_ns:
             self.failures.begin("agent-dead", f"nothing was done for {late_ns / 1e9:.1f} s")
             self.failures.end("agent-dead")
+
+    def _beat_every_ns(self) -> int:
+        # A beat may be late by half of `after` and more on a busy machine.
+        quarter_ns = self.policy.on_failure.agent_dead_after_ns // 4
+        return min(_BEAT_NS, quarter_ns) if self.config.is_watchful else quarter_ns
 
     def _beat_aside(self) -> None:
         with contextlib.suppress(DataplaneError, OSError):
@@ -348,6 +334,8 @@ class Agent:
         self.stops_dropped += max(0, len(stops) - room)
         if not self._is_aside:
             self._note_waiting(self.clock.since_boot_ns())
+            if not self.config.is_watchful and self.blocks.due_ns is not None:
+                self._stirred.set()
 
     def _note_waiting(self, boot_ns: int) -> None:
         waiting, self._waiting = self._waiting, []
@@ -387,7 +375,6 @@ class Agent:
             self._store.end_running()
 
 
-_ENDED_BY_A_SIGN = frozenset({"clock-jumped", "signature-wrong", "serial-wrong"})  # of life
 _COUNTED = ("reports-lost", "conntrack-full")
 _FULL_QUEUE = 60_000  # of 65,536 packets: what passes for want of room the kernel does not count
 

@@ -126,7 +126,7 @@ class Blocks:
         self.reported += 1
         key = (stop.reason, stop.transport, stop.src, stop.src_port, stop.dst, stop.dst_port)
         held = self._flows.get(key)
-        if held is not None:
+        if held is not None and (held.count or now_ns < held.window_ends_ns):
             held.count += 1
             held.stop = stop
             return
@@ -153,6 +153,14 @@ class Blocks:
             held.count, held.window_ends_ns = 0, now_ns + REPEAT_WINDOW_NS
             if everything:
                 del self._flows[key]
+
+    @property
+    def due_ns(self) -> int | None:
+        """When `flush` has lines to write; None while it has not."""
+        held = [each.window_ends_ns for each in self._flows.values() if each.count]
+        if self._not_listed:
+            held.append(self._second_ends_ns)
+        return min(held, default=None)
 
     def _turn_second(self, now_ns: int, at_once: bool = False) -> None:
         if now_ns < self._second_ends_ns and not at_once:

@@ -17,6 +17,8 @@ from enforcer.policy import renamed
 from enforcer.privacy import load_key
 from enforcer.yamlfile import Document, FileError, Problem, read
 
+_LEAST_LOOK_NS = 10_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -41,6 +43,12 @@ class Config:
     audit_files: int = MOST_FILES
     audit_lines: int = MOST_LINES
     audit_key: Path | None = None
+    look_ns: int = 1_000_000_000
+
+    @property
+    def is_watchful(self) -> bool:
+        """Whether it looks as often as on a real router; in virtual time, where looking is dear, it does not."""
+        return self.look_ns <= 1_000_000_000
 
 
 class FeedFile(FileModel):
@@ -95,6 +103,8 @@ class ConfigFile(FileModel):
     """How many lines a second the audit takes about stopped packets; the rest are counted by reason and protocol."""
     audit_key: str | None = Field(default=None, min_length=1)
     """File with the key (64 hexadecimal digits) of a policy's `audit: {addresses: keyed-hash}`; left out, one is drawn at each start."""
+    look: Duration = 1_000_000_000
+    """How often to look at what tells nothing by itself: whether the rules are still there, counters, the disk; the clock ten times as often."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -129,6 +139,7 @@ def load_config(path: Path) -> Config:
         audit_files=model.audit_files,
         audit_lines=model.audit_lines,
         audit_key=folder / model.audit_key if model.audit_key else None,
+        look_ns=max(model.look, _LEAST_LOOK_NS),
     )
 
 

@@ -88,6 +88,11 @@ class Enforced:
             due.add(heapq.heappop(self._due)[1])
         return due
 
+    @property
+    def due_ns(self) -> int | None:
+        """When validity or the time to finish will next begin or end for one of them (Unix)."""
+        return min((heap[0][0] for heap in (self._due, self._finishing) if heap), default=None)
+
     def put_back(self, due: Iterable[int], at_ns: int) -> None:
         for number in due:
             heapq.heappush(self._due, (at_ns, number))

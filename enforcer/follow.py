@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
 
-import httpx
+from enforcer.feed_http import Head, Http, HttpError
+
+_GRACE_S = 2.0  # how much later than it is due an answer may come
 
 
 class Unreachable(Exception):
@@ -20,6 +25,14 @@ class NotOffered(Exception):
     """The registry does not know this call: it is older than the enforcer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is heard while listening. "alive": nothing but a sign of life; "standing" and "change" carry a signed message."""
+
+    kind: Literal["alive", "standing", "change"]
+    message: bytes = b""
+
+
 class Feed:
     """url: http://HOST:PORT/feed. Times out: connecting after 2 s, an answer 2 s after it is due, a snapshot after 60 s.
 
@@ -29,75 +42,109 @@ class Feed:
     def __init__(self, url: str) -> None:
         self.announced = 0
         self._url = url
-        # No keep-alive across failures: a connection of before an outage would hang in TCP's back-off.
-        self._client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=1))
+        self._http = Http(url)
+        self._offers_lines = False
+        self._lines_failed = self._lines_came = False
+
+    @property
+    def can_listen(self) -> bool:
+        """Whether the registry offers `listen`, and nothing on the way has kept its lines back."""
+        return self._offers_lines and not self._lines_failed
 
     async def snapshot(self, tag: str | None = None) -> bytes | None:
         """None when the list is still the one that has this entity tag. Raises Unreachable."""
         headers = {"if-none-match": tag} if tag else {}
-        answer = await self._get("/snapshot", {}, read_s=60.0, headers=headers)
-        if answer.status_code == 304 and tag:
+        head, body = await self._get("/snapshot", {}, read_s=60.0, headers=headers)
+        if head.status == 304 and tag:
             return None
-        if answer.status_code != 200:
-            raise Unreachable(f"/snapshot was answered with HTTP {answer.status_code}")
-        return answer.content
+        if head.status != 200:
+            raise Unreachable(f"/snapshot was answered with HTTP {head.status}")
+        return body
 
     async def delta(self, since: int, wait_s: float) -> bytes | None:
         """The delta from serial `since` on, waiting for one; None when nothing came. Raises Unreachable, SerialUnknown."""
-        answer = await self._get("/deltas", {"since": since, "wait": f"{wait_s:.3f}"}, read_s=wait_s + 2.0)
-        if answer.status_code == 204:
-            return None
-        if answer.status_code in (404, 410):
-            raise SerialUnknown(f"the registry has no delta from serial {since} on")
-        if answer.status_code != 200:
-            raise Unreachable(f"/deltas was answered with HTTP {answer.status_code}")
-        return answer.content
+        query: dict[str, object] = {"since": since, "wait": f"{wait_s:.3f}"}
+        head, body = await self._get("/deltas", query, read_s=wait_s + _GRACE_S)
+        _check_delta(head, since)
+        return None if head.status == 204 else body
+
+    async def listen(
+        self, since: int, sign_s: float, fresh_s: float, longest_s: float
+    ) -> AsyncIterator[Line]:
+        """A sign of life at least each sign_s, a signed standing each fresh_s, and at last the delta from serial `since` on.
+
+        Ends without one after longest_s, or when the registry wants to be asked anew. Raises Unreachable, SerialUnknown.
+        """
+        query: dict[str, object] = {"since": since, "wait": f"{longest_s:.3f}", "sign": f"{sign_s:.3f}"}
+        query["fresh"] = f"{fresh_s:.3f}"
+        begun: list[bytes] = []  # of a line, whose end has not come
+        try:
+            async with contextlib.aclosing(self._http.parts("/deltas", query, sign_s + _GRACE_S)) as parts:
+                async for part in parts:
+                    if isinstance(part, Head):
+                        self._note(part)
+                        _check_delta(part, since)
+                        continue
+                    self._lines_came = True
+                    *ends, rest = part.split(b"\n")
+                    for end in ends:
+                        yield _line(b"".join((*begun, end)))
+                        begun.clear()
+                    begun += [rest] if rest else []
+        except HttpError as error:
+            # A proxy that keeps parts of an answer back until it is whole: then nothing is heard, though the registry lives.
+            self._lines_failed = not self._lines_came
+            raise Unreachable(str(error)) from error
 
     async def standing(self) -> bytes:
         """The message that says where the registry stands. Raises Unreachable, NotOffered."""
-        return (await self._small("/serial")).content
+        return await self._small("/serial")
 
     async def rolls(self) -> list[str]:
         """The key roll-overs the registry publishes, oldest first. Raises Unreachable, NotOffered."""
         answer = await self._small("/keys")
         try:
-            return [json.dumps(each) for each in list(answer.json())]
+            return [json.dumps(each) for each in list(json.loads(answer))]
         except (ValueError, TypeError, RecursionError) as error:
             raise Unreachable(f"/keys was not answered with a list: {error}") from error
 
     async def close(self) -> None:
-        await self._client.aclose()
+        self._http.close()
 
-    async def _small(self, path: str) -> httpx.Response:
-        answer = await self._get(path, {}, read_s=10.0)
-        if answer.status_code == 404:
+    async def _small(self, path: str) -> bytes:
+        head, body = await self._get(path, {}, read_s=10.0)
+        if head.status == 404:
             raise NotOffered(f"{self._url}{path} is not there")
-        if answer.status_code != 200:
-            raise Unreachable(f"{path} was answered with HTTP {answer.status_code}")
-        return answer
+        if head.status != 200:
+            raise Unreachable(f"{path} was answered with HTTP {head.status}")
+        return body
 
     async def _get(
         self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str] | None = None
-    ) -> httpx.Response:
-        timeout = httpx.Timeout(read_s, connect=2.0)
+    ) -> tuple[Head, bytes]:
         try:
-            answer = await self._client.get(self._url + path, params=query, timeout=timeout, headers=headers)  # type: ignore[arg-type]
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(f"{self._url}{path}: {_reason(error)}") from error
-        keys = answer.headers.get("feed-keys", "")
+            head, body = await self._http.get(path, query, read_s, headers)
+        except HttpError as error:
+            raise Unreachable(str(error)) from error
+        self._note(head)
+        return head, body
+
+    def _note(self, head: Head) -> None:
+        keys = head.headers.get("feed-keys", "")
         self.announced = int(keys) if keys.isdecimal() and len(keys) < 7 else 0
-        return answer
+        self._offers_lines = head.headers.get("feed-lines") == "1"
 
 
-def _reason(error: BaseException) -> str:
-    """What the system said, where it did: httpx calls every refusal "All connection attempts failed"."""
-    deepest: BaseException | None = error
-    while deepest is not None:
-        if isinstance(deepest, BaseExceptionGroup):
-            deepest = deepest.exceptions[0]
-        if isinstance(deepest, OSError) and deepest.errno and deepest.strerror:
-            # asyncio puts a text of its own in the place of connect(2)'s; getaddrinfo(3) has numbers below 0 and its own text
-            text = os.strerror(deepest.errno) if deepest.errno > 0 else deepest.strerror
-            return text[:1].lower() + text[1:]
-        deepest = deepest.__cause__ or deepest.__context__
-    return str(error) or type(error).__name__
+def _check_delta(head: Head, since: int) -> None:
+    if head.status in (404, 410):
+        raise SerialUnknown(f"the registry has no delta from serial {since} on")
+    if head.status not in (200, 204):
+        raise Unreachable(f"/deltas was answered with HTTP {head.status}")
+
+
+def _line(line: bytes) -> Line:
+    """`standing MESSAGE`, `change MESSAGE`, or nothing."""
+    word, _, message = line.partition(b" ")
+    if word == b"standing":
+        return Line("standing", message)
+    return Line("change", message) if word == b"change" else Line("alive")

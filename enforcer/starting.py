@@ -18,6 +18,7 @@ _QUIET_NS, _QUIET_AT_FIRST_NS = 60_000_000_000, 5_000_000_000
 async def tell(agent: Agent) -> None:
     """For ever: a line when it first enforces, and one when it waits for the registry."""
     said_ns, is_enforcing, said = -_QUIET_NS, False, ""
+    look_s = max(_LOOK_S, agent.config.look_ns / 10e9)
     while True:
         if not is_enforcing and agent.allowlist is not None and not agent.is_aside:
             is_enforcing = True
@@ -28,7 +29,7 @@ async def tell(agent: Agent) -> None:
         elif waiting != said and now_ns - said_ns >= (_QUIET_NS if is_enforcing else _QUIET_AT_FIRST_NS):
             said, said_ns = waiting, now_ns
             say(waiting)
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(look_s)
 
 
 def enforcing(agent: Agent) -> str:

@@ -1,4 +1,4 @@
-"""`python -m enforcer.registry`: serve the portal and the feed; look into a ledger."""
+"""`enforcer-registry`, in a checkout `python -m enforcer.registry`: serve the portal and the feed; look into a ledger."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def serve(config_file: Path) -> None:
     from enforcer.registry.desk import Desk, Tokens
     from enforcer.registry.portal import portal
     from enforcer.registry.providers import SimulatedProviders
+    from enforcer.registry.rules_file import duration_ns
     from enforcer.registry.serving import CannotListen, listen
     from enforcer.registry.serving import serve as serve_until_stopped
     from enforcer.registry.timekeeper import keep_time
@@ -82,8 +83,11 @@ def serve(config_file: Path) -> None:
     providers = tuple(each.provider() for each in config.providers)
 
     async def run() -> None:
-        simulated = SimulatedProviders(ledger, providers, config.providers_seed)
-        keeper = asyncio.create_task(keep_time(ledger, desk.feed.wake, simulated))
+        simulated = SimulatedProviders(ledger, providers, config.providers_seed) if providers else None
+        look_s = desk.feed.look_s = duration_ns(config.look) / 1e9
+        until_changed = desk.feed.changed if look_s > 1 else asyncio.sleep
+        keeping = keep_time(ledger, desk.feed.wake, simulated, look_s=look_s, until_changed=until_changed)
+        keeper = asyncio.create_task(keeping)
         try:
             await serve_until_stopped(portal(desk, office), sockets, desk, greet, proxies, certificate)
         finally:
@@ -107,4 +111,4 @@ class _Problem(click.ClickException):
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="enforcer-registry")

@@ -59,7 +59,10 @@ class ProviderConfig(_Model):
 
 
 class Config(_Model):
-    """`database`, `key` and `seed` are paths; relative ones start at the configuration file's folder."""
+    """`database`, `key` and `seed` are paths; relative ones start at the configuration file's folder.
+
+    look: how often to look whether another process has written something into the ledger that will be due.
+    """
 
     database: Path
     key: Path
@@ -71,6 +74,14 @@ class Config(_Model):
     providers: list[ProviderConfig] = []
     providers_seed: int = 0
     portal: PortalConfig = PortalConfig()
+    look: str = "1s"
+
+    @field_validator("look")
+    @classmethod
+    def _is_a_while(cls, value: str) -> str:
+        if duration_ns(value) <= 0:
+            raise ValueError("not a while; write how often to look, such as '1s'")
+        return value
 
 
 def load_config(path: Path) -> Config:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from enforcer.registry import feed
@@ -28,6 +28,7 @@ class FeedCalls:
         self._ledger, self._key, self._clock = ledger, key, clock
         self._changed = asyncio.Event()
         self._is_closing = False
+        self.look_s = 1.0  # how often to look for what another process has written
         self._held: tuple[int, int, bytes, str] | None = None
         self._rolls = key.rolls if isinstance(key, SigningKeys) else list
 
@@ -75,9 +76,43 @@ class FeedCalls:
         marks = (self._ledger.mark(delta.from_serial), self._ledger.mark(delta.serial))
         return feed.sign(feed.delta_body(delta, self._clock(), *marks), self._key)
 
+    async def lines(self, since: int, wait_s: float, sign_s: float, fresh_s: float) -> AsyncIterator[str]:
+        """What an enforcer hears that listens: each sign_s an empty line, or every fresh_s `standing` and a signed message, and at
+        last `change` and the signed delta. Ends without one after wait_s, and when the keys were rolled over."""
+        began_s = time.monotonic()
+        until_s, looked_s, fresh_at_s, sign_at_s = (
+            began_s + min(wait_s, MAX_WAIT_S),
+            began_s,
+            began_s + fresh_s,
+            began_s,
+        )
+        rolls, is_changed = len(self._rolls()), True
+        while True:
+            now_s = time.monotonic()
+            if is_changed or now_s - looked_s >= self.look_s:
+                looked_s = now_s
+                if (message := await self.delta(since, 0)) is not None:
+                    yield f"change {message}\n"
+                    return
+            if now_s >= until_s or self._is_closing or len(self._rolls()) != rolls:
+                return
+            if now_s >= sign_at_s:
+                sign_at_s, text = now_s + sign_s, "\n"
+                if fresh_s and now_s >= fresh_at_s:
+                    fresh_at_s, text = now_s + fresh_s, f"standing {self.serial()}\n"
+                yield text
+            is_changed = await self.changed(max(0.001, min(sign_at_s, until_s) - now_s))
+
     def wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def changed(self, within_s: float) -> bool:
+        """Waits for the next wake, but at most so long; whether there was one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                return await self._changed.wait()
+        return False
 
     def close(self) -> None:
         self._is_closing = True
@@ -105,6 +140,11 @@ class FeedCalls:
         try:
             since = _number(request, "since", None)
             wait_s = _number(request, "wait", 0.0)
+            sign_s, fresh_s = _number(request, "sign", 0.0), _number(request, "fresh", 0.0)
+            if sign_s:
+                self._ledger.delta(int(since))  # an unknown serial is told before anything else is
+                lines = self.lines(int(since), wait_s, sign_s, fresh_s)
+                return StreamingResponse(lines, headers=self._headers(), media_type="text/plain")
             message = await self.delta(int(since), wait_s)
         except UnknownSerial as error:
             return JSONResponse({"error": f"{error}; ask for /feed/snapshot"}, 410)
@@ -115,9 +155,12 @@ class FeedCalls:
     def _answer(
         self, message: str | None, status: int = 200, headers: dict[str, str] | None = None
     ) -> Response:
-        # How many roll-overs there are is not signed: it only tells an enforcer that asking for them is worth while.
-        headers = {"feed-keys": str(len(self._rolls()))} | (headers or {})
+        headers = self._headers() | (headers or {})
         return Response(message, status, headers, media_type="application/json" if message else None)
+
+    def _headers(self) -> dict[str, str]:
+        # How many roll-overs there are is not signed: it only tells an enforcer that asking for them is worth while.
+        return {"feed-keys": str(len(self._rolls())), "feed-lines": "1"}
 
 
 def _number(request: Request, name: str, default: float | None) -> float:

@@ -64,10 +64,11 @@ class SimulatedProviders:
         self._ledger, self._seed = ledger, seed
         self._providers = {provider_key(each.name): each for each in providers}
         self._answers: dict[tuple[int, int | None], Answer | None] = {}
+        self.next_ns: int | None = None  # when the next answer comes, as far as `answer_due` knew
 
     def answer_due(self, now_ns: int) -> list[Registration]:
         """Gives every answer whose time has come, dated so; returns what they were about."""
-        answered = []
+        answered, self.next_ns = [], None
         for registration in self._ledger.waiting_for_provider() if self._providers else []:
             provider = self._providers.get(provider_key(registration.application.provider))
             if provider is None:
@@ -89,6 +90,8 @@ class SimulatedProviders:
                         provider.name,
                     )
                 )
+            elif given is not None:
+                self.next_ns = given.at_ns if self.next_ns is None else min(self.next_ns, given.at_ns)
         return answered
 
 

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
+from email.utils import formatdate
 from typing import Any
 
 
@@ -48,8 +50,19 @@ async def serve(
     """
     import uvicorn
 
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+
     # A waiting delta request would hold the shutdown up for its whole wait; the desk lets them go first.
     class Server(uvicorn.Server):
+        # uvicorn's own looks ten times a second whether it is to end, and what date it is.
+        async def main_loop(self) -> None:
+            await self.on_tick(0)
+            await ending.wait()
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            super().handle_exit(sig, frame)
+            loop.call_soon_threadsafe(ending.set)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             desk.close()
             await super().shutdown(sockets)
@@ -65,13 +78,14 @@ async def serve(
                     signal.signal(each, handler)
 
     config = uvicorn.Config(
-        application,
+        _dated(application),
         http="h11",
         loop="asyncio",
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
+        date_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
         ssl_certfile=certificate[0] if certificate else None,
@@ -85,3 +99,18 @@ async def serve(
     if server.started:
         started()
     await task
+
+
+def _dated(application: Any) -> Any:
+    """The application with the time in each answer's header (RFC 9110 section 6.6.1)."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        async def send_dated(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                date = (b"date", formatdate(time.time(), usegmt=True).encode())
+                message = message | {"headers": [date, *message.get("headers", ())]}
+            await send(message)
+
+        await application(scope, receive, send_dated if scope["type"] == "http" else send)
+
+    return answer

@@ -30,6 +30,10 @@ HOLD_S = 9
 # At an exchange carrier says nothing: the router at the far end of a cut port sits behind a bridge. So the session with
 # the route server must find out, and its LAN carries no bulk load to ride out.
 EXCHANGE_HOLD_S = 5
+# In virtual time keepalives are most of what happens at all, and only a link that is struck makes them matter (hold time 0: RFC
+# 4271 §4.2). BIRD hears of its kernel's changes as they come; it looks through everything besides, for what it might have missed.
+_VIRTUAL_SCAN_S = 86_400
+_LINK_FAULTS = frozenset({"link-down", "link-degrade"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,9 @@ def bird_conf(plan: Plan, node_name: str) -> str:
         f"router id {router_id(node, plan)};",
         "log stderr all;",
         "debug protocols { states };",
-        "protocol device {}",
+        f"protocol device {{ scan time {_VIRTUAL_SCAN_S}; }}"
+        if plan.clock == "virtual"
+        else "protocol device {}",
         _definitions(plan, node),
     ]
     for family in (4, 6):
@@ -190,7 +196,7 @@ def _kernel(plan: Plan, node: Node, family: int) -> str:
     source = source_address(plan, node, family)
     prefer = f" if source = RTS_BGP then krt_prefsrc = {source};" if source else ""
     return (
-        f"protocol kernel kernel{family} {{ scan time 60; "
+        f"protocol kernel kernel{family} {{ scan time {_VIRTUAL_SCAN_S if plan.clock == 'virtual' else 60}; "
         f"ipv{family} {{ import none; export filter {{{prefer} accept; }}; }}; }}"
     )
 
@@ -198,13 +204,16 @@ def _kernel(plan: Plan, node: Node, family: int) -> str:
 def _session(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_server: bool) -> str:
     options = " rs client;" if peer.is_client else ""
     hold_s = EXCHANGE_HOLD_S if peer.is_client or peer.is_route_server else HOLD_S
+    timers = f"hold time {hold_s}; keepalive time {hold_s // 3};"
+    if plan.clock == "virtual" and not _strikes_links(plan):
+        timers = "hold time 0;"
     return f"""protocol bgp '{peer.protocol(family)}' {{
   local {peer.local[family]} as {node.asn};
   neighbor {peer.remote[family]} as {peer.asn};{options}
   direct; check link on;
   connect delay time {CONNECT_DELAY_S}; connect retry time {CONNECT_RETRY_S};
   error wait time {ERROR_WAIT_S[0]}, {ERROR_WAIT_S[1]};
-  hold time {hold_s}; keepalive time {hold_s // 3};
+  {timers}
   graceful restart off;
   ipv{family} {{
     import filter {{
@@ -213,6 +222,14 @@ def _session(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_serv
 {_export(node, peer, is_route_server)}    }};
   }};
 }}"""
+
+
+def _strikes_links(plan: Plan) -> bool:
+    """Whether the script has anything in it that a session could be lost by."""
+    return any(
+        event.action == "set-link" or (event.action == "fault" and event.args["kind"] in _LINK_FAULTS)
+        for event in plan.events
+    )
 
 
 def _import(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_server: bool) -> str:

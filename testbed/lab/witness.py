@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.lab.build import Lab
-from testbed.lab.witness_ring import open_tap
+from testbed.lab.witness_ring import RETIRE_MS, VIRTUAL_RETIRE_MS, open_tap
 
 _ANSWER_TIMEOUT_S = 15.0
 
@@ -34,6 +34,7 @@ class Witnesses:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._retire_ms = RETIRE_MS if lab.plan.clock == "real" else VIRTUAL_RETIRE_MS
 
     def start(self) -> None:
         """Open the taps and count from now on. Raises OSError naming the interface, WitnessDied."""
@@ -66,7 +67,7 @@ class Witnesses:
         self._control = ours
         self._control.settimeout(_ANSWER_TIMEOUT_S)
         self._answers = self._control.makefile("rb")
-        self._order({"path": str(self._path.resolve()), "taps": rows})
+        self._order({"path": str(self._path.resolve()), "taps": rows, "retire_ms": self._retire_ms})
 
     def set_start(self, t0_monotonic_ns: int) -> None:
         """When the scenario starts; records' times count from there, what came up to a second before is negative."""
@@ -91,7 +92,7 @@ class Witnesses:
         self._answers.close()
         self._control.close()
         try:
-            self._process.wait(_ANSWER_TIMEOUT_S)
+            self._process.wait(_ANSWER_TIMEOUT_S + 3 * self._retire_ms / 1000)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -103,7 +104,7 @@ class Witnesses:
     def _tap(self, node: str, interface: str) -> socket.socket:
         with self._lab.inside(node):
             try:
-                return open_tap(interface)
+                return open_tap(interface, self._retire_ms)
             except OSError as error:
                 raise OSError(
                     error.errno, f"witness at {node}, interface {interface}: {error.strerror}"

@@ -2,7 +2,7 @@
 
 It inherits the taps (AF_PACKET sockets) and the control socket FD, on which it reads and answers JSON lines:
 
-{"path": "witness.jsonl.gz", "taps": [{"fd": 5, "node": "gw", "side": "inside"}]}   first line
+{"path": "witness.jsonl.gz", "taps": [{"fd": 5, "node": "gw", "side": "inside"}], "retire_ms": 60}   first line
 {"t0_monotonic_ns": N}   {"lost": true}   {"stop": true}
 
 Until the start of the scenario is known only the last second is kept. The file is flushed every second as complete
@@ -28,6 +28,8 @@ BUCKET_NS = 200_000_000
 # A packet may be read this much after it passed: the ring hands a block over late, the process may wait for a processor.
 _LATE_NS = 1_000_000_000
 _FLUSH_NS = 1_000_000_000
+_BEFORE_NS = 1_000_000_000  # of the start: what was before that belongs to no attempt
+_SHORT_MS = 1000  # rings that keep a block for longer want to be left alone between two
 
 
 class Witness:
@@ -44,18 +46,19 @@ class Witness:
         self._buckets: dict[int, dict[tuple[int, Flow], list[int]]] = {}
         self._t0_ns: int | None = None
         self._counted_at_ns = time.monotonic_ns()
+        self._retire_ms, self._late_ns = RETIRE_MS, _LATE_NS
         self._is_running = True
 
     def run(self) -> None:
         flush_at_ns = time.monotonic_ns() + _FLUSH_NS
         while self._is_running:
-            for fd, _events in self._epoll.poll(0.25):
+            for fd, _events in self._epoll.poll(0.25 if self._retire_ms < _SHORT_MS else None):
                 if fd == self._control.fileno():
                     self._obey()
             self._read()
             now_ns = time.monotonic_ns()
             if now_ns >= flush_at_ns:
-                self._write(now_ns - _LATE_NS)
+                self._write(now_ns - self._late_ns)
                 flush_at_ns = now_ns + _FLUSH_NS
 
     def _read(self) -> None:
@@ -90,7 +93,7 @@ class Witness:
             if (number + 1) * BUCKET_NS > until_ns:
                 break
             bucket = self._buckets.pop(number)
-            if self._t0_ns is not None:
+            if self._t0_ns is not None and (number + 1) * BUCKET_NS > self._t0_ns - _BEFORE_NS:
                 lines += [self._line(tap, flow, counts) for (tap, flow), counts in bucket.items()]
         lines += self._lost_lines()
         if self._file is not None and lines:
@@ -144,6 +147,8 @@ class Witness:
         if "taps" in order:
             self._file = Path(order["path"]).open("wb", buffering=0)  # noqa: SIM115
             self._file.write(self._deflate.flush(zlib.Z_SYNC_FLUSH))
+            self._retire_ms = order["retire_ms"]
+            self._late_ns = _LATE_NS + self._retire_ms * 1_000_000
             for each in order["taps"]:
                 tap = socket.socket(fileno=each["fd"])
                 self._sockets.append(tap)
@@ -152,7 +157,7 @@ class Witness:
         elif "t0_monotonic_ns" in order:
             self._t0_ns = order["t0_monotonic_ns"]
         elif "lost" in order:
-            self._write(time.monotonic_ns() - _LATE_NS)
+            self._write(time.monotonic_ns() - self._late_ns)
             lost: dict[str, int] = {}
             for node, _side, ring in self._taps:
                 lost[node] = lost.get(node, 0) + ring.lost
@@ -163,9 +168,9 @@ class Witness:
 
     def _end(self) -> None:
         """Take what the rings still hold, write everything, close the file properly."""
-        deadline_ns = time.monotonic_ns() + 2 * RETIRE_MS * 1_000_000
+        deadline_ns = time.monotonic_ns() + 2 * self._retire_ms * 1_000_000
         while time.monotonic_ns() < deadline_ns:
-            time.sleep(RETIRE_MS / 2000)
+            time.sleep(self._retire_ms / 2000)
             self._read()
         self._write(1 << 62)
         if self._file is not None:

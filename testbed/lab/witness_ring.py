@@ -19,8 +19,8 @@ _SOL_PACKET, _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 263, 5, 6, 1
 _TPACKET_V3 = 2
 _SO_ATTACH_FILTER = 26
 _BLOCK_BYTES, _BLOCKS, _FRAME_BYTES = 1 << 17, 32, 2048
-# A block that is not full is handed over after this.
-RETIRE_MS = 60
+# A block that is not full is handed over after this; the kernel has a timer for it, which in virtual time costs what it has to do.
+RETIRE_MS, VIRTUAL_RETIRE_MS = 60, 10_000
 _USER = 1  # TP_STATUS_USER
 # struct tpacket_block_desc: status, packets, offset of the first. struct tpacket3_hdr: next, seconds, nanoseconds, bytes
 # taken, length, (status, mac,) offset of the network header.
@@ -44,7 +44,7 @@ _FILTER = (
 Packet = tuple[int, int, int, int]
 
 
-def open_tap(interface: str) -> socket.socket:
+def open_tap(interface: str, retire_ms: int = RETIRE_MS) -> socket.socket:
     """A tap on an interface of the namespace the calling thread is in. Raises OSError (no such interface, no privilege)."""
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     try:
@@ -56,7 +56,7 @@ def open_tap(interface: str) -> socket.socket:
         tap.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
         frames = _BLOCK_BYTES * _BLOCKS // _FRAME_BYTES
         # struct tpacket_req3: block size and number, frame size and number, retire timeout, private bytes, features.
-        ring = struct.pack("=IIIIIII", _BLOCK_BYTES, _BLOCKS, _FRAME_BYTES, frames, RETIRE_MS, 0, 0)
+        ring = struct.pack("=IIIIIII", _BLOCK_BYTES, _BLOCKS, _FRAME_BYTES, frames, retire_ms, 0, 0)
         tap.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
         tap.bind((interface, _ETH_P_ALL))
     except BaseException:

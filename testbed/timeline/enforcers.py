@@ -16,6 +16,8 @@ from testbed.lab.daemons import end_programs
 from testbed.plan.plan import EnforcerPlacement, Plan
 from testbed.records import AuditRecord
 
+# In virtual time each look costs real time, and nothing takes an agent's rules away or fills its disk.
+_VIRTUAL_LOOK = "60s"
 _STATE_ROOT = Path("/run/enforcer")  # in the world's private /run: nothing of it outlives the run
 
 
@@ -74,6 +76,8 @@ class Enforcers:
                 "inside": list(placement.inside),
                 "outside": list(placement.outside),
             }
+            if self.plan.clock == "virtual":
+                config["look"] = _VIRTUAL_LOOK
             path = state / "enforcer.yaml"
             path.write_text(json.dumps(config, indent=1), encoding="utf-8")
             self.running[node] = RunningEnforcer(placement, path, audit, state / "control.sock")
