@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from enforcer.protocols import VPN_PROTOCOLS
+
+# What kinds of registrants there are: on the form, in an entry, and in a policy that counts some of them only.
+Category = Literal["company", "freelancer", "call-centre", "bank", "provider", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +17,8 @@ class Entry:
 
     registration is its number (1..2**31-1; it is also the conntrack mark of its flows). Prefixes are CIDR strings of both
     families without host bits. Empty endpoint_ports means any port; empty protocols means any VPN protocol.
-    Validity is in nanoseconds since the Unix epoch; valid_until_ns None has no end. category is the application's (company,
-    freelancer, call-centre, bank, provider, other); "" in lists from before there were any.
+    Validity is in nanoseconds since the Unix epoch; valid_until_ns None has no end. category is the application's (a Category);
+    "" in lists from before there were any.
     """
 
     registration: int

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from enforcer.allowlist import Category
 from enforcer.filemodel import Date, Duration, FileModel, Prefix, Rate, Ratio
 
 Mode = Literal["enforce", "observe"]
@@ -15,7 +16,6 @@ Fallback = Literal["keep", "allow", "block", "accept"]
 GovernedProtocol = Literal[
     "wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "esp", "ah", "l2tp", "pptp", "openconnect"
 ]
-Category = Literal["company", "freelancer", "call-centre", "bank", "provider", "other"]
 Addresses = Literal["full", "prefix", "keyed-hash"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Sentence = Annotated[str, Field(min_length=1)]

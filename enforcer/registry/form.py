@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, Literal, get_args
 
+from enforcer.allowlist import Category
 from enforcer.protocols import VPN_PROTOCOLS
 
-Category = Literal["company", "freelancer", "call-centre", "bank", "provider", "other"]
 DocumentKind = Literal[
     "identity", "incorporation", "tax", "employment", "certificate", "licence", "organisation"
 ]
