@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -50,6 +51,9 @@ def act(ledger: Ledger, number: int, action: str):
         return ledger.verify(number, True)
     if action == "refuse":
         return ledger.verify(number, False)
+    if action == "correct":
+        form = ledger.registration(number).application
+        return ledger.correct(number, replace(form, purpose=f"{form.purpose}!"))
     if action == "change-address":
         return ledger.change_address(number, ["203.0.113.9/32"])
     if action == "ask-renewal":

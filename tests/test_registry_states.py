@@ -57,6 +57,8 @@ MOVES = {
     "ask-renewal": ({"active", "suspended", "expired"}, None),
     "withdraw": ({"pending", "active", "suspended", "expired"}, "withdrawn"),
     "move": ({"pending", "active", "suspended"}, None),
+    "correct-line": ({"pending"}, None),
+    "correct-server": ({"pending"}, None),
     "appeal-rejection": ({"rejected"}, None),
     "appeal-block": ({"pending", "active", "suspended", "expired", "revoked"}, None),
     "grant": ({"pending", "active", "suspended", "expired", "revoked", "rejected"}, None),
@@ -89,6 +91,8 @@ class Model:
             else:
                 self.state = "pending" if self.state == "active" else self.state
                 self.verified, self.waits = None, False
+        elif action == "correct-line":
+            self.verified = None
         elif action.startswith("appeal"):
             self.open = True
         elif action in ("grant", "deny"):
@@ -108,7 +112,10 @@ class Model:
 
 
 def act(ledger: Ledger, number: int, action: str) -> None:
+    form = ledger.registration(number).application
     acts = {
+        "correct-line": lambda: ledger.correct(number, replace(form, subscriber_id=f"{form.subscriber_id}7")),
+        "correct-server": lambda: ledger.correct(number, replace(form, purpose=f"{form.purpose}!")),
         "verify": lambda: ledger.verify(number, True),
         "refuse": lambda: ledger.verify(number, False, why="wrong-address"),
         "move": lambda: ledger.change_address(number, ["203.0.113.9/32"]),

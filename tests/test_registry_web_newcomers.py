@@ -38,7 +38,7 @@ def test_an_application_that_no_provider_answers_is_flagged(site: Site) -> None:
     assert officer.see("/officer").text.count(flag) == 1
     for number, count in ((known, 0), (unknown, 1)):
         assert officer.see(f"/officer/{number}").text.count(flag) == count
-        assert ada.see(f"/my/{number}").text.count("withdraw this application and apply again") == count
+        assert ada.see(f"/my/{number}").text.count("correct this application and choose") == count
     site.accounts.add("fiber", "x", "provider", "Northern Fiber")
     assert flag not in officer.see("/officer").text  # control: somebody can answer now
 

@@ -17,8 +17,8 @@ from enforcer.registry.feed import Signer
 from enforcer.registry.feed_calls import FeedCalls
 from enforcer.registry.ledger import Ledger, UnknownRegistration
 from enforcer.registry.standing import provider_key
-from enforcer.registry.states import LedgerEvent, Registration, State, application
-from enforcer.registry.verification import Verified, verify_chain
+from enforcer.registry.states import IllegalTransition, LedgerEvent, Registration, State, application
+from enforcer.registry.verification import Verified
 from enforcer.registry.web.accounts import Account, Accounts
 
 MOST_ROWS = 10_000
@@ -68,6 +68,10 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, problems: list[str] | None = None) -> None:
         super().__init__(message)
         self.status, self.problems = status, problems
+
+
+class Changed(IllegalTransition):
+    """Whoever answers looked at what is no longer asked for."""
 
 
 class Desk:
@@ -175,7 +179,7 @@ class Desk:
         head = self.ledger.head()
         if self._checked is None or self._checked.head != head:
             is_short = head.events <= MOST_CHECKED
-            self._checked = Chain(head, verify_chain(self.ledger._journal.database) if is_short else None)
+            self._checked = Chain(head, self.ledger.check_chain() if is_short else None)
         return self._checked
 
     def providers(self) -> list[str]:
@@ -212,13 +216,29 @@ class Desk:
             self.feed.wake()
         return report
 
+    def correct(self, number: int, changes: Mapping[str, Any], by: Principal) -> Registration:
+        """Other values for some fields of a form that is not decided yet. Raises BadApplication, IllegalTransition."""
+        before = self.own(number, by).application.to_json()
+        form = application(before | dict(changes), self.ledger.rules.requires_documents)
+        return self._done(self.ledger.correct(number, form, by=by.name))
+
     def verify(
-        self, number: int, is_verified: bool, reason: str, by: Principal, why: str = ""
+        self,
+        number: int,
+        is_verified: bool,
+        reason: str,
+        by: Principal,
+        why: str = "",
+        version: int | None = None,
     ) -> Registration:
-        self.of_provider(number, by)
+        """version, here and below: of the registration that was looked at (None: whichever). Raises Changed when it is another now."""
+        self._check_version(self.of_provider(number, by), version)
         return self._done(self.ledger.verify(number, is_verified, "isp", reason, why=why, by=by.name))
 
-    def decide(self, number: int, action: str, reason: str, by: Principal) -> Registration:
+    def decide(
+        self, number: int, action: str, reason: str, by: Principal, version: int | None = None
+    ) -> Registration:
+        self._check_version(self.ledger.registration(number), version)
         return self._done(self.ledger.decide(number, action, "officer", reason, by=by.name))
 
     def answer_appeal(self, number: int, is_granted: bool, answer: str, by: Principal) -> Registration:
@@ -243,6 +263,13 @@ class Desk:
     def close(self) -> None:
         """Lets everybody go who waits for a delta."""
         self.feed.close()
+
+    def _check_version(self, registration: Registration, version: int | None) -> None:
+        if version not in (None, registration.version):
+            raise Changed(
+                f"registration {registration.number} was corrected or its address changed since version {version}: "
+                f"look at it again; it is version {registration.version} now"
+            )
 
     def _held(self, number: int) -> Registration | None:
         try:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from enforcer.allowlist import Allowlist, Delta, Entry, Removal
+from enforcer.allowlist import Allowlist, Delta
 from enforcer.registry import past
 from enforcer.registry.chain import GENESIS, Head
 from enforcer.registry.form import Application, BadApplication, checked_prefixes, missing_documents
 from enforcer.registry.journal import Journal, UnknownRegistration
-from enforcer.registry.past import COLUMNS, StateAt, allowlist_at, event_of, state_after
+from enforcer.registry.past import COLUMNS, StateAt, allowlist_at, delta_between, event_of, state_after
 from enforcer.registry.rules import Rules, terms
 from enforcer.registry.standing import due, form_key, provider_key
 from enforcer.registry.states import REFUSALS, IllegalTransition, LedgerEvent, Registration, State
 from enforcer.registry.tables import BadLedger
+from enforcer.registry.verification import Verified, verify_chain
 
 __all__ = ["DECISIONS", "BadLedger", "Ledger", "UnknownRegistration", "UnknownSerial"]
 
@@ -70,6 +70,11 @@ class Ledger:
         self._journal.refresh()
         return Head(self._journal.sequence, self._journal.serial, self._journal.hash.hex())
 
+    def check_chain(self) -> Verified:
+        """Every hash computed again, from the first event on: reads the whole file."""
+        self._journal.refresh()
+        return verify_chain(self._journal.database)
+
     # Acts
 
     def apply(
@@ -84,12 +89,24 @@ class Ledger:
 
         by, here and below: the account that acts, kept in the event.
         """
-        if self.rules.requires_documents:
-            missing = missing_documents(form.category, (each.kind for each in form.documents))
-            if missing:
-                raise BadApplication([f"documents: {each}" for each in missing])
+        self._check_papers(form)
         data = {"form": form.to_json(), "token_sha256": token_sha256}
         return self._append(None, "apply", actor, "", data, at_ns, by)
+
+    def correct(self, number: int, form: Application, at_ns: int | None = None, by: str = "") -> Registration:
+        """The applicant corrects what is not decided yet: the whole form, as it should be. Raises also BadApplication.
+
+        The provider is asked again when what it compares has changed (states.PROVIDER_CHECKS).
+        """
+        with self.batch():
+            before = self.registration(number)
+            if before.state == "pending":
+                if before.application == form:
+                    raise BadApplication(
+                        ["form: nothing in it differs from what was applied for; change a field"]
+                    )
+                self._check_papers(form)
+            return self._append(number, "correct", "applicant", "", {"form": form.to_json()}, at_ns, by)
 
     def verify(
         self,
@@ -301,16 +318,7 @@ class Ledger:
         Raises UnknownSerial when `since` is newer than the ledger's serial.
         """
         self._check(since)
-        if since == self._journal.serial:
-            return None
-        # +registration: by serial, not through the index that is in order of registrations.
-        rows = self._query(
-            "SELECT registration, state, entry, max(serial) FROM changes WHERE serial > ? GROUP BY +registration",
-            since,
-        ).fetchall()
-        add = tuple(Entry.from_json(json.loads(entry)) for _, _, entry, _ in rows if entry is not None)
-        remove = tuple(Removal(number, state) for number, state, entry, _ in rows if entry is None)
-        return Delta(since, self._journal.serial, add, remove)
+        return delta_between(self._journal.database, since, self._journal.serial)
 
     def mark(self, serial: int) -> str:
         """Which history led to a serial: the hash of the event that made it, so the feed's messages witness the whole chain.
@@ -321,6 +329,12 @@ class Ledger:
             "SELECT hash FROM events WHERE sequence = (SELECT sequence FROM changes WHERE serial = ?)", serial
         ).fetchone()
         return (row[0] if row else GENESIS).hex()
+
+    def _check_papers(self, form: Application) -> None:
+        if self.rules.requires_documents:
+            missing = missing_documents(form.category, (each.kind for each in form.documents))
+            if missing:
+                raise BadApplication([f"documents: {each}" for each in missing])
 
     def _check(self, serial: int) -> None:
         if not 0 <= serial <= self.serial:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from enforcer.allowlist import Allowlist, Entry
+from enforcer.allowlist import Allowlist, Delta, Entry, Removal
 from enforcer.registry.states import LedgerEvent, Registration, State, after, next_state
 
 STEP = 65_536  # events between checkpoints: replaying so many states takes about a tenth of a second
@@ -113,6 +113,20 @@ def allowlist_at(database: sqlite3.Connection, serial: int) -> Allowlist:
     finally:
         if was_collecting:
             gc.enable()
+
+
+def delta_between(database: sqlite3.Connection, since: int, serial: int) -> Delta | None:
+    """What changed between two serials that are there, each registration's last change only; None when nothing did."""
+    if since == serial:
+        return None
+    # +registration: by serial, not through the index that is in order of registrations.
+    rows = database.execute(
+        "SELECT registration, state, entry, max(serial) FROM changes WHERE serial > ? AND serial <= ? GROUP BY +registration",
+        (since, serial),
+    ).fetchall()
+    add = tuple(Entry.from_json(json.loads(entry)) for _, _, entry, _ in rows if entry is not None)
+    remove = tuple(Removal(number, state) for number, state, entry, _ in rows if entry is None)
+    return Delta(since, serial, add, remove)
 
 
 def _entry(data: dict[str, Any]) -> Entry:

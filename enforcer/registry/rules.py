@@ -45,11 +45,16 @@ class Rules:
     appeal_ns: int | None = None
 
 
+_ASKING = ("apply", "correct", "change-address")  # what a provider is asked about
+
+
 def terms(rules: Rules, action: str, at_ns: int) -> dict[str, Any]:
     """What of the rules goes into an event's data, so that replay needs no rules. What does not apply is left out."""
     found: dict[str, Any] = {}
+    if action in ("approve", "renew", "correct"):
+        found["requires_verification"] = rules.requires_verification
     if action in ("approve", "renew"):
-        found = {"requires_verification": rules.requires_verification, "validity_ns": rules.validity_ns}
+        found["validity_ns"] = rules.validity_ns
         if rules.validity_ns is not None:
             found |= {"grace_ns": rules.grace_ns} if rules.grace_ns else {}
             found |= {"reminders_ns": sorted(rules.reminders_ns, reverse=True)} if rules.reminders_ns else {}
@@ -57,13 +62,14 @@ def terms(rules: Rules, action: str, at_ns: int) -> dict[str, Any]:
         found["window_ns"] = rules.renewal_window_ns
     if action == "change-address":
         found["rule"] = rules.on_address_change
-    if action in ("apply", "change-address") and rules.requires_verification:
+    if action in _ASKING and rules.requires_verification:
         found |= _due(rules, "verification_due_ns", at_ns, rules.verification_ns)
         if "verification_due_ns" in found:
             found["on_silence"] = rules.on_silence
-    # The officer's clock starts when the last thing it waits for is there.
-    if action in ("verify", "answer-appeal") or (
-        action in ("apply", "change-address") and not rules.requires_verification
+    # The officer's clock starts when the last thing it waits for is there. A correction may be one for the officer alone, so it
+    # has both: which of them begins follows from what was corrected (states.py).
+    if action in ("verify", "answer-appeal", "correct") or (
+        action in _ASKING and not rules.requires_verification
     ):
         found |= _due(rules, "decision_due_ns", at_ns, rules.decision_ns)
     if action == "appeal":

@@ -44,6 +44,7 @@ def _same(*states: State) -> Mapping[State | None, State]:
 # Rejected, revoked and withdrawn are ends: whoever wants in again applies again. `renew` also lifts a suspension.
 TRANSITIONS: Mapping[str, Mapping[State | None, State]] = {
     "apply": {None: "pending"},
+    "correct": {"pending": "pending"},
     "verify": _same("pending", "active", "suspended"),
     "approve": {"pending": "active"},
     "reject": {"pending": "rejected"},
@@ -62,6 +63,12 @@ TRANSITIONS: Mapping[str, Mapping[State | None, State]] = {
 }
 REFUSALS = ("wrong-subscriber", "wrong-address", "unknown")  # a provider's reasons for "no"
 ABOUT = ("rejection", "false-block")
+# What a provider compares with its records: when one of these is corrected, it is asked again.
+PROVIDER_CHECKS = ("registrant", "provider", "subscriber_id", "subscriber_prefixes")
+# What helps instead, where the table alone would leave people at a loss.
+_INSTEAD = {
+    "correct": "only what is not decided yet can be corrected: change the address, or withdraw it and apply again"
+}
 
 
 class IllegalTransition(ValueError):
@@ -121,7 +128,8 @@ class Registration:
     token_sha256: who may act as its applicant. valid_until_ns: the end of the approval; grace_ns later it leaves the allowlist.
     reminders_ns: moments still to come. verification_due_ns, decision_due_ns: until when the ISP's and the officer's answers are
     promised. reminded: which of them were reminded of. was_active: it was approved once, so a block may be false.
-    asked_ns: when the ISP was asked last.
+    asked_ns: when the ISP was asked last. version: the sequence of the event that last changed what is
+    asked for, so that whoever answers can say what it looked at.
     """
 
     number: int
@@ -143,6 +151,7 @@ class Registration:
     reminded: tuple[str, ...] = ()
     was_active: bool = False
     asked_ns: int | None = None
+    version: int = 0
 
     @property
     def waits_for_provider(self) -> bool:
@@ -188,6 +197,7 @@ def after(before: Registration | None, event: LedgerEvent) -> Registration:
             state,
             token_sha256=event.data.get("token_sha256", ""),
             asked_ns=event.at_ns,
+            version=event.sequence,
             **_promises(event),
         )
     handler = _HANDLERS.get(event.action)
@@ -203,6 +213,11 @@ def next_state(was: State | None, action: str, data: Mapping[str, Any]) -> State
     return TRANSITIONS[action][was]
 
 
+def differing(one: Application, other: Application) -> set[str]:
+    """The fields in which two forms differ."""
+    return {name for name in Application.__dataclass_fields__ if getattr(one, name) != getattr(other, name)}
+
+
 def _checked_state(before: Registration | None, event: LedgerEvent) -> State:
     was = before.state if before else None
     targets = TRANSITIONS.get(event.action)
@@ -212,7 +227,7 @@ def _checked_state(before: Registration | None, event: LedgerEvent) -> State:
         possible = sorted(str(state) for state in targets if state) or ["not there yet"]
         raise IllegalTransition(
             f"registration {event.registration} is {was or 'not there'}: cannot {event.action} it; "
-            f"that needs it to be {' or '.join(possible)}"
+            f"that needs it to be {' or '.join(possible)}{f'; {instead}' if (instead := _INSTEAD.get(event.action)) else ''}"
         )
     if before is not None:
         _check_isp(before, event)
@@ -260,7 +275,25 @@ def _verify(before: Registration, event: LedgerEvent, state: State) -> Registrat
     if is_verified:
         form = replace(form, subscriber_prefixes=before.new_prefixes)
     # A refused new address changes nothing about the old one, which the ISP had verified.
-    return replace(before, state=state, application=form, new_prefixes=(), is_verified=True, **rest)
+    version = event.sequence if is_verified else before.version
+    return replace(
+        before, state=state, application=form, new_prefixes=(), is_verified=True, version=version, **rest
+    )
+
+
+def _correct(before: Registration, event: LedgerEvent, state: State) -> Registration:
+    form = Application.from_json(event.data["form"])
+    now = replace(before, state=state, application=form, version=event.sequence)
+    if differing(before.application, form) & set(PROVIDER_CHECKS):
+        promises = _promises(event)
+        if event.data["requires_verification"]:
+            promises["decision_due_ns"] = None  # begins with the provider's answer
+        return replace(now, is_verified=None, refusal="", asked_ns=event.at_ns, **promises)
+    if before.decision_due_ns is None:
+        return now
+    # The officer has another form before it: its time begins again, the provider's does not.
+    due_ns = event.data.get("decision_due_ns", before.decision_due_ns)
+    return replace(now, decision_due_ns=due_ns, reminded=_less(before, "decision"))
 
 
 def _start_validity(before: Registration, event: LedgerEvent, state: State) -> Registration:
@@ -284,7 +317,8 @@ def _start_validity(before: Registration, event: LedgerEvent, state: State) -> R
 def _change_address(before: Registration, event: LedgerEvent, state: State) -> Registration:
     prefixes = tuple(event.data["subscriber_prefixes"])
     if before.state == "active" and event.data["rule"] == "keep":
-        return replace(before, new_prefixes=prefixes, asked_ns=event.at_ns, **_promises(event))
+        asked = {"asked_ns": event.at_ns, "version": event.sequence, **_promises(event)}
+        return replace(before, new_prefixes=prefixes, **asked)
     form = replace(before.application, subscriber_prefixes=prefixes)
     return replace(
         before,
@@ -294,6 +328,7 @@ def _change_address(before: Registration, event: LedgerEvent, state: State) -> R
         new_prefixes=(),
         valid_from_ns=None,
         asked_ns=event.at_ns,
+        version=event.sequence,
         **_promises(event),
     )
 
@@ -339,6 +374,7 @@ def _less(before: Registration, about: str) -> tuple[str, ...]:
 
 
 _HANDLERS = {
+    "correct": _correct,
     "verify": _verify,
     "approve": _start_validity,
     "renew": _start_validity,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from enforcer.registry.changes import form_changes
 from enforcer.registry.desk import Desk
 from enforcer.registry.states import Registration
 from enforcer.registry.web import models
@@ -25,10 +26,13 @@ _VERBS = {
 def status(desk: Desk, registration: Registration) -> models.Status:
     """What a call answers about a registration: its state, what is on the form, and all that was done, oldest first."""
     form = registration.application
+    events = list(desk.ledger.events(registration.number))
+    changed = {each.sequence: each for each in form_changes(events)}
     return models.Status(
         registration=registration.number,
         state=registration.state,
         serial=desk.ledger.serial,
+        version=registration.version,
         is_verified=registration.is_verified,
         registrant=form.registrant,
         category=form.category,
@@ -56,8 +60,11 @@ def status(desk: Desk, registration: Registration) -> models.Status:
                 actor=event.actor,
                 reason=event.reason,
                 verified=event.data["verified"] if event.action == "verify" else None,
+                changed=[each.field for each in changed[event.sequence].fields]
+                if event.sequence in changed
+                else None,
             )
-            for event in desk.ledger.events(registration.number)
+            for event in events
         ],
     )
 
@@ -97,17 +104,27 @@ async def _verify(call: Call[models.Verification, Any]) -> models.Status:
     return status(
         desk,
         desk.verify(
-            call.number, body.verified, body.reason, call.by, (body.why or "") if not body.verified else ""
+            call.number,
+            body.verified,
+            body.reason,
+            call.by,
+            (body.why or "") if not body.verified else "",
+            body.version,
         ),
     )
 
 
-def _decide(action: str) -> Callable[[Call[models.Reason, Any]], Awaitable[models.Status]]:
-    async def decide(call: Call[models.Reason, Any]) -> models.Status:
+def _decide(action: str) -> Callable[[Call[models.Decision, Any]], Awaitable[models.Status]]:
+    async def decide(call: Call[models.Decision, Any]) -> models.Status:
         desk = call.office.desk
-        return status(desk, desk.decide(call.number, action, call.body.reason, call.by))
+        return status(desk, desk.decide(call.number, action, call.body.reason, call.by, call.body.version))
 
     return decide
+
+
+async def _correct(call: Call[models.Correction, Any]) -> models.Status:
+    desk = call.office.desk
+    return status(desk, desk.correct(call.number, call.body.changes(), call.by))
 
 
 async def _change_address(call: Call[models.NewAddress, Any]) -> models.Status:
@@ -183,9 +200,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", _NUMBER, "look", "One registration: state, form, history", _look, models.Status, roles=ANYBODY_KNOWN),
     Operation("POST", f"{_NUMBER}/verify", "verify", "The provider's answer about line and subscriber", _verify, models.Status, body=models.Verification, roles=("isp",), errors=(409,), about="An answer of false bars approval until it is verified again."),
     *(
-        Operation("POST", f"{_NUMBER}/{action}", action, _VERBS[action], _decide(action), models.Status, body=models.Reason, roles=("officer",), errors=(409,))
+        Operation("POST", f"{_NUMBER}/{action}", action, _VERBS[action], _decide(action), models.Status, body=models.Decision, roles=("officer",), errors=(409,))
         for action in OFFICER_ACTIONS
     ),
+    Operation("POST", f"{_NUMBER}/correct", "correct", "Correct an application that is not decided yet", _correct, models.Status, body=models.Correction, roles=("applicant",), errors=(409,), about="The provider is asked again when the name, the provider, the subscriber number or the line's addresses change. What is decided cannot be corrected: 409."),
     Operation("POST", f"{_NUMBER}/change-address", "change-address", "The line has other addresses now", _change_address, models.Status, body=models.NewAddress, roles=("applicant",), errors=(409,)),
     Operation("POST", f"{_NUMBER}/ask-renewal", "ask-renewal", "Ask for a renewal; an officer renews", _ask_renewal, models.Status, roles=("applicant",), errors=(409,)),
     Operation("POST", f"{_NUMBER}/withdraw", "withdraw", "Give the registration up, for good", _withdraw, models.Status, body=models.Reason, roles=("applicant",), errors=(409,)),

@@ -47,6 +47,11 @@ class Form:
             self.fail(name, "long", most=most, length=len(value))
         return value
 
+    def version(self) -> int | None:
+        """Of the registration that the form was shown with; None when it does not say."""
+        value = self.get("version")
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
+
     def choice(self, name: str, choices: tuple[str, ...] | list[str]) -> str:
         value = self.get(name)
         if value not in choices:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from enforcer.registry.form import Category, DocumentKind, not_a_prefix
 from enforcer.registry.states import State
@@ -76,8 +84,54 @@ class ApplicationForm(Model):
         return self.model_dump()
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+def _may_be_left_out(**more: Any) -> Any:
+    """A field that is absent or a value, never null."""
+    return Field(default=None, json_schema_extra=_no_default, **more)
+
+
+class Correction(Model):
+    """Those fields of the form that are to be changed, each whole; the others stay."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    registrant: Name = _may_be_left_out()
+    subscriber_prefixes: Prefixes = _may_be_left_out()
+    endpoint_prefixes: Prefixes = _may_be_left_out()
+    endpoint_ports: list[Port] = _may_be_left_out()
+    protocols: list[Protocol] = _may_be_left_out()
+    category: Category = _may_be_left_out()
+    purpose: Text = _may_be_left_out()
+    documents: list[DocumentKind | NamedDocument] = _may_be_left_out()
+    provider: ShortText = _may_be_left_out()
+    subscriber_id: ShortText = _may_be_left_out()
+    contact: ShortText = _may_be_left_out()
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Correction:
+        if not self.model_fields_set:
+            raise ValueError("nothing is to be changed; write at least one field of the form")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+Version = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+_LOOKED_AT = (
+    "the version that was looked at: 409 when the application was corrected, or its address changed, since"
+)
+
+
 class Reason(Model):
     reason: Text = Field(default="", description="the registrant reads it, and it is kept for ever")
+
+
+class Decision(Model):
+    reason: Text = Field(default="", description="the registrant reads it, and it is kept for ever")
+    version: Version | None = Field(default=None, description=_LOOKED_AT)
 
 
 class Verification(Model):
@@ -86,6 +140,7 @@ class Verification(Model):
     )
     why: Refusal | None = Field(default=None, description="for an answer of false: what does not fit")
     reason: Text = ""
+    version: Version | None = Field(default=None, description=_LOOKED_AT)
 
 
 class NewAppeal(Model):
@@ -119,6 +174,9 @@ class HistoryLine(BaseModel):
     actor: str = Field(description="applicant, isp, officer or system")
     reason: str
     verified: bool | None = Field(default=None, description="of a verification: the answer")
+    changed: list[str] | None = Field(
+        default=None, description="of a correction or change of address: the fields that say something else"
+    )
 
 
 class AppealStatus(BaseModel):
@@ -136,6 +194,9 @@ class Status(BaseModel):
     registration: int = Field(ge=1, le=LARGEST_NUMBER)
     state: State
     serial: int
+    version: int = Field(
+        description="of what is asked for: another after each correction and change of address"
+    )
     is_verified: bool | None = Field(description="null until the provider has answered")
     registrant: str
     category: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from enforcer.registry.changes import FormChange, form_changes
 from enforcer.registry.standing import provider_key
 from enforcer.registry.states import TRANSITIONS, Appeal, Application, LedgerEvent, Registration, State
 
@@ -31,7 +32,7 @@ class Line:
 class View:
     """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed).
 
-    is_nobodys: it waits for a provider, and no provider here has the name that was given.
+    is_nobodys: it waits for a provider, and no provider here has the name that was given. version: Registration.version.
     """
 
     number: int
@@ -50,6 +51,8 @@ class View:
     refusal: str
     renewal_asked_ns: int | None
     is_nobodys: bool
+    version: int
+    changes: tuple[FormChange, ...]
 
 
 def view_of(desk: Desk, registration: Registration) -> View:
@@ -76,6 +79,8 @@ def view_of(desk: Desk, registration: Registration) -> View:
         registration.refusal,
         registration.renewal_asked_ns,
         is_nobodys,
+        registration.version,
+        form_changes(events),
     )  # fmt: skip
 
 
@@ -130,7 +135,10 @@ def _steps(registration: Registration, needs_provider: bool) -> tuple[tuple[str,
 def _acts(registration: Registration, appeal: Appeal | None) -> frozenset[str]:
     """What its registrant can do now: the ledger's own table, less a second appeal while one is open."""
     state = registration.state
-    found = {each for each in ("change-address", "ask-renewal", "withdraw") if state in TRANSITIONS[each]}
+    acts = ("correct", "change-address", "ask-renewal", "withdraw")
+    found = {each for each in acts if state in TRANSITIONS[each]}
+    if state == "pending" and not registration.was_active:
+        found.discard("change-address")  # a correction does it, and the rest of the form with it
     if registration.renewal_asked_ns is not None or state == "suspended":
         found.discard("ask-renewal")
     is_open = appeal is not None and appeal.is_open

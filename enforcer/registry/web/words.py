@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from enforcer.registry.form import Document
 from enforcer.registry.web.texts import Texts
 
 if TYPE_CHECKING:
@@ -61,9 +62,29 @@ class Words:
     def next(self, view: View) -> str:
         return self.texts.t(f"next.{view.next_step}")
 
-    def prefixes(self, prefixes: tuple[str, ...]) -> str:
+    def field(self, name: str, value: Any) -> str:
+        """What a field of the form says."""
+        if name.endswith("_prefixes"):
+            return self.prefixes(value)
+        if name in ("protocols", "endpoint_ports"):
+            kind = "protocol" if name == "protocols" else "port"
+            return ", ".join(self.of(kind, str(each)) for each in value) or self.texts.t(
+                f"registration.any-{kind}"
+            )
+        if name == "documents":
+            value = "; ".join(self.document(each) for each in value)
+        return (
+            self.of("category", value) if name == "category" else value or self.texts.t("registration.empty")
+        )
+
+    def document(self, document: Document) -> str:
+        """A paper that was named, with what it is known by."""
+        kind = self.of("document", document.kind)
+        return f"{kind} ({document.reference})" if document.reference else kind
+
+    def prefixes(self, prefixes: tuple[str, ...], between: str = ", ") -> str:
         """A prefix that is one address is shown as the address."""
-        return ", ".join(each.removesuffix("/32" if "." in each else "/128") for each in prefixes)
+        return between.join(each.removesuffix("/32" if "." in each else "/128") for each in prefixes)
 
     def documents(self, alternatives: tuple[str, ...]) -> str:
         """One thing to bring: any of these papers."""

@@ -69,11 +69,14 @@ async def _one(here: Page) -> Response:
         return show(here, registration)
     if here.account.role != "officer":
         return here.problem(403, "role", role=here.texts.t(f"role.{here.account.role}"))
+    if here.form.version() not in (None, registration.version):
+        here.form.fail("action", "changed")  # what was looked at is not what would be decided
     action = here.form.choice("action", _possible(here, registration))
     reason = here.form.text("reason")
     if here.form.errors:
         return show(here, registration)
-    here.desk.decide(registration.number, action, reason, here.desk.of_account(here.account))
+    by = here.desk.of_account(here.account)
+    here.desk.decide(registration.number, action, reason, by, here.form.version())
     return here.go(f"/officer/{registration.number}", action)
 
 

@@ -34,11 +34,13 @@ async def _one(here: Page) -> Response:
     registration = here.desk.of_provider(here.number, by)
     t = here.texts.t
     if here.request.method == "POST":
+        if here.form.version() not in (None, registration.version):
+            here.form.fail("verified", "changed")
         answer = here.form.choice("verified", ("yes", "no"))
         why = here.form.choice("why", REFUSALS) if answer == "no" else ""
         reason = here.form.text("reason", least=0)
         if not here.form.errors:
-            here.desk.verify(registration.number, answer == "yes", reason, by, why)
+            here.desk.verify(registration.number, answer == "yes", reason, by, why, here.form.version())
             return here.go("/provider", "verify")
     return here.html(
         "provider_registration.html",
