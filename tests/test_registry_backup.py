@@ -79,7 +79,7 @@ def test_reading_refuses_what_is_no_ledger_and_writes_nothing(
     before = file.read_bytes()
     found = run(command, file)
     assert found.exit_code == 2 and "not a ledger" in found.output, found.output
-    assert ("enforcer.registry backup ORIGINAL" in found.output) is (kind in ("empty", "no tables"))
+    assert ("'enforcer-registry backup ORIGINAL" in found.output) is (kind in ("empty", "no tables"))
     assert file.read_bytes() == before
 
 
@@ -106,7 +106,7 @@ def test_a_head_that_is_none_and_a_changed_event_are_told_once(tmp_path: Path) -
     found = run("verify", file, "--head", tmp_path / "seed.yaml")
     assert (
         found.exit_code == 2
-        and "seed.yaml:1:1: not JSON; write a file that 'registry head' printed" in found.output
+        and "seed.yaml:1:1: not JSON; write a file that 'enforcer-registry head' printed" in found.output
     )
     tampered(file, "UPDATE events SET reason = 'x' WHERE sequence = 2")
     found = run("verify", file)

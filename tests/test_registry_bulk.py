@@ -238,8 +238,33 @@ def test_registrations_come_back_in_their_states(tmp_path):
     answer = run("import", tmp_path / "three.sqlite", tmp_path / "people.jsonl", "--as", "registrations")
     assert (
         answer.exit_code == 2
-        and "people.jsonl:3:1: subscriber_prefixes: 10.0.2.1/8 has host bits set" in answer.output
+        and "people.jsonl:3:78: subscriber_prefixes: 10.0.2.1/8 has host bits set; write a prefix"
+        in answer.output
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"registrant": "A", "subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": [', "2:86: not JSON: Expecting value; write one JSON object a line, as 'enforcer-registry export --as registrations' prints them"),
+        ("[1]", "2:1: not a JSON object; write one JSON object a line"),
+        ('{"registrant": "A", "subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": ["198.51.100.4/32"], "state": "activ"}', "2:115: state: 'activ' is not possible here; did you mean 'active'?"),
+        ('{"subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": ["198.51.100.4/32"], "state": "active"}', "2:1: 'registrant' is missing; add 'registrant: …'"),
+        ('{"registrant": 7, "subscriber_prefixes": "203.0.113.7/32", "endpoint_prefixes": ["198.51.100.4/32"], "state": "active"}', "2:16: registrant: '7' is not text; write it in quotes: '7'"),
+        ('{"registrant": "A", "subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": ["198.51.100.4/32"], "state": "active", "stat": 1}', "2:125: stat: 'stat' is not a key here"),
+        ('{"registrant": "A", "subscriber_prefixes": ["203.0.113.7/32"], "endpoint_prefixes": ["198.51.100.4/32"], "category": "hospital", "state": "active"}', "2:118: category: 'hospital' is unknown; write one of company"),
+    ],
+)  # fmt: skip
+def test_a_wrong_registration_is_told_in_the_projects_words_with_line_and_column(tmp_path, line, told):
+    file, good = tmp_path / "people.jsonl", '{"registrant": "B", "subscriber_prefixes": ["203.0.113.8/32"], "endpoint_prefixes": ["198.51.100.4/32"], "state": "active"}'  # fmt: skip
+    file.write_text(f"{good}\n{line}\n\n{line}\n")
+    answer = run("import", tmp_path / "ledger.sqlite", file, "--as", "registrations")
+    assert answer.exit_code == 2 and f"{file}:{told}" in answer.output, answer.output
+    assert f"{file}:4:" in answer.output and "Input should" not in answer.output
+    assert Ledger(str(tmp_path / "ledger.sqlite")).registrations() == []
+    file.write_text(f"{good}\n\n")
+    answer = run("import", tmp_path / "ledger.sqlite", file, "--as", "registrations")
+    assert answer.exit_code == 0, answer.output  # control
 
 
 def test_the_past_by_serial_and_by_time(tmp_path):

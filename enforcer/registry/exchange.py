@@ -66,7 +66,9 @@ def read_events(file: str, lines: Iterable[str]) -> Iterator[LedgerEvent]:
             yield LedgerEvent(sequence, at_ns, number_of, *words[:3], data=data["data"], hash=words[3])
         except KeyError as error:
             raise BadFile(
-                [f"{file}:{number}:1: {error} is missing; write events that 'export --as events' printed"]
+                [
+                    f"{file}:{number}:1: {error} is missing; write events that 'enforcer-registry export --as events' printed"
+                ]
             ) from None
         except (ValueError, TypeError) as error:
             raise BadFile([f"{file}:{number}:{getattr(error, 'colno', 1)}: not an event: {error}"]) from None
@@ -104,7 +106,8 @@ def read_forms(file: str, text: str) -> list[FormRow]:
 
 def _read_jsonl(text: str) -> list[FormRow]:
     rows = []
-    for line, content in enumerate(text.splitlines(), start=1):
+    # Not splitlines: U+2028 and its like may stand in a JSON string.
+    for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if not content.strip():
             continue
         try:

@@ -1,4 +1,4 @@
-"""`registry key`: make the feed's key, and roll it over to a new one."""
+"""`enforcer-registry key`: make the feed's key, and roll it over to a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`registry log`, `head`, `verify`, `state`, `due`, `backup`: look into a ledger, and copy it."""
+"""`enforcer-registry log`, `head`, `verify`, `state`, `due`, `backup`: look into a ledger, and copy it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def head(database: str) -> None:
 @LEDGER
 @click.option(
     "--head", "head_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="what 'registry head' printed before, or a signed message of the feed (with --key)",
+    help="what 'enforcer-registry head' printed before, or a signed message of the feed (with --key)",
 )  # fmt: skip
 @click.option(
     "--key", "key_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -209,7 +209,7 @@ def _witness(file: Path, key: Path | None) -> Witness:
     except ValueError as error:
         line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (1, 1)
         raise Problem(
-            f"{file}:{line}:{column}: not JSON; write a file that 'registry head' printed, or a signed message of the feed"
+            f"{file}:{line}:{column}: not JSON; write a file that 'enforcer-registry head' printed, or a signed message of the feed"
         ) from error
     try:
         if isinstance(data, dict) and data.get("schema") == HEAD_SCHEMA:
@@ -217,7 +217,7 @@ def _witness(file: Path, key: Path | None) -> Witness:
             return Witness(noted.hash, events=noted.events)
         if key is None:
             raise ValueError(
-                "not what 'registry head' prints; a signed message of the feed needs --key feed.pub"
+                "not what 'enforcer-registry head' prints; a signed message of the feed needs --key feed.pub"
             )
         body = json.loads(feed.signed_body(text, feed.load_public_key(key)))
         return Witness(str(body["mark"]), serial=int(body["serial"]))

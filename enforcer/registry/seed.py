@@ -109,4 +109,8 @@ def _plant_one(ledger: Ledger, seed: SeedRegistration) -> None:
         else:
             ledger.decide(number, action, "system" if action == "expire" else "officer", "seed", at_ns)
     if seed.new_prefixes and seed.state == "active" and ledger.rules.on_address_change == "keep":
-        ledger.change_address(number, seed.new_prefixes, at_ns=at_ns)
+        try:
+            ledger.change_address(number, seed.new_prefixes, at_ns=at_ns)
+        except BadApplication as error:
+            told = [each.replace("subscriber_prefixes", "new_prefixes", 1) for each in error.problems]
+            raise BadApplication(told) from error

@@ -1,7 +1,7 @@
 """The ledger's SQLite file: its tables, opening it, and transactions.
 
 `events` is the truth and `changes` what the serials consist of; nothing in them ever changes (triggers refuse it). `standing` and
-`checkpoints` are derived, so that a ledger of a million registrations opens at once; `registry verify` compares them.
+`checkpoints` are derived, so that a ledger of a million registrations opens at once; `enforcer-registry verify` compares them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_tables(path: str, is_read_only: bool = False, checks_tail: bool = True)
             _refuse_others(database, path, is_read_only)
         if is_there and version != VERSION:
             raise BadLedger(
-                f"{path}: a ledger of format {version}, without a hash chain; make a new file that has one: python -m enforcer.registry migrate {path} NEW"
+                f"{path}: a ledger of format {version}, without a hash chain; make a new file that has one: enforcer-registry migrate {path} NEW"
                 if version < VERSION
                 else f"{path}: a ledger of format {version}; this program knows {VERSION}: use a newer one"
             )
@@ -84,7 +84,7 @@ def _refuse_others(database: sqlite3.Connection, path: str, is_read_only: bool) 
     if is_read_only:
         raise BadLedger(
             f"{path}: not a ledger: there are no events in it. If it is a copy, the ledger was being served and its events were "
-            f"still in ORIGINAL-wal: write the copy with 'python -m enforcer.registry backup ORIGINAL {path}'"
+            f"still in ORIGINAL-wal: write the copy with 'enforcer-registry backup ORIGINAL {path}'"
         )
 
 
@@ -106,7 +106,7 @@ def _check_tail(database: sqlite3.Connection, path: str) -> None:
         if previous is not None and link(previous, *row[:-1]) != hash_:
             raise BadLedger(
                 f"{path}: event {row[0]} was changed, or one before it taken out: its hash does not fit; "
-                f"'python -m enforcer.registry verify {path}' tells more; restore the file from a backup"
+                f"'enforcer-registry verify {path}' tells more; restore the file from a backup"
             )
         previous = hash_
 

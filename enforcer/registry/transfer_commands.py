@@ -1,4 +1,4 @@
-"""`registry export`, `import`, `migrate`: ledgers and applications as text, in and out."""
+"""`enforcer-registry export`, `import`, `migrate`: ledgers and applications as text, in and out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
 
 from enforcer.registry import feed
 from enforcer.registry.bulk import apply_all
@@ -22,7 +21,7 @@ from enforcer.registry.exchange import (
 )
 from enforcer.registry.ledger import BadLedger
 from enforcer.registry.ledger_commands import AT_SERIAL, AT_TIME, LEDGER, Problem, opened, past
-from enforcer.registry.seed import BadSeed, SeedRegistration, plant
+from enforcer.registry.seed_lines import plant_lines, read_seed_lines
 from enforcer.registry.transfer import BadEvent, import_events
 from enforcer.registry.transfer import migrate as migrate_ledger
 
@@ -87,16 +86,15 @@ def import_(
                 count = import_events(database, read_events(str(file), lines))
             click.echo(f"{database}: {count} events")
         elif form == "registrations":
-            seeds = _seeds(file)
+            lines = read_seed_lines(str(file), file.read_text(encoding="utf-8"))
             with closing(opened(database, is_read_only=False)) as ledger:
                 _take_rules(ledger, config_file)
-                click.echo(f"{database}: {plant(ledger, seeds)} registrations")
+                click.echo(f"{database}: {plant_lines(ledger, str(file), lines)} registrations")
         else:
             _applications(database, file, config_file, by, trial, report)
-    except BadSeed as error:
-        told = [f"{file}:{position + 1}:1: {told}" for position, told in error.problems]
-        raise Problem("\n".join(told)) from error
-    except (BadFile, BadEvent, BadLedger, OSError, UnicodeDecodeError, sqlite3.DatabaseError) as error:
+    except UnicodeDecodeError as error:
+        raise Problem(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
+    except (BadFile, BadEvent, BadLedger, OSError, sqlite3.DatabaseError) as error:
         raise Problem(str(error) if isinstance(error, BadFile | BadLedger) else f"{file}: {error}") from error
 
 
@@ -141,18 +139,3 @@ def _take_rules(ledger, config_file: Path | None) -> None:
             ledger.rules = load_config(config_file).rules.rules()
         except BadConfig as error:
             raise Problem(str(error)) from error
-
-
-def _seeds(file: Path) -> list[SeedRegistration]:
-    seeds, problems = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            seeds.append(SeedRegistration.model_validate_json(line))
-        except ValidationError as error:
-            problems += [
-                f"{file}:{number}:1: {'.'.join(map(str, each['loc'])) or 'line'}: {each['msg']}"
-                for each in error.errors()
-            ]
-    if problems:
-        raise BadFile(problems)
-    return seeds
