@@ -18,6 +18,7 @@ import click
 from testbed import VERSION, cli_told, command
 from testbed.cli_errors import Impossible, Mistake
 from testbed.cli_kernel import kernel
+from testbed.cli_words import Jobs, Seeds
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -33,8 +34,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("scenario", type=_FILE)
+@click.argument("scenarios", metavar="SCENARIO...", type=_FILE, nargs=-1, required=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Another seed than the scenario's.")
+@click.option("--seeds", type=Seeds(), metavar="1-5", help="Play each scenario once with each of these seeds: 1-5, or 1,4,7-9.")  # fmt: skip
+@click.option("-j", "--jobs", type=Jobs(), metavar="N", default=1,
+              help="Runs in virtual time at a time, a processor each; auto: one a processor. Those in real time are played alone.")  # fmt: skip
 @click.option("--policy", type=_FILE, help="Another policy than the scenario's.")
 @click.option("--topology", type=_FILE, help="Another topology than the scenario's.")
 @click.option("--links", type=click.Choice(["auto", "netem", "nfqueue"]), default="auto", show_default=True,
@@ -55,16 +59,43 @@ def main() -> None:
               help="Namespaces of this kernel, or the lab's own kernel (always so with a virtual clock).")  # fmt: skip
 @click.option("--no-report", is_flag=True, help="Score, but draw nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the result as JSON; of several runs one object with `runs`.",
+)
+@click.option("--progress", is_flag=True, hidden=True)  # with --json: what one of several runs is called with
 def run(
-    scenario: Path, captures: tuple[str, ...], no_report: bool, quiet: bool, as_json: bool, **given: Any
+    scenarios: tuple[Path, ...],
+    seeds: tuple[int, ...] | None,
+    jobs: int,
+    captures: tuple[str, ...],
+    no_report: bool,
+    quiet: bool,
+    as_json: bool,
+    progress: bool,
+    **given: Any,
 ) -> None:
-    """Play a scenario from its file to its report."""
+    """Play scenarios from their files to their reports.
+
+    Several, or one with --seeds, end in a table, and in the highest exit code of the runs. -j plays them side by side.
+    """
+    if len(scenarios) > 1 or seeds is not None:
+        with _mistakes(as_json):
+            from testbed import cli_many
+
+            cli_many.check_seeds(seeds, given["seed"])
+            wanted = cli_many.wanted_runs(scenarios, seeds, given["clock"], given["world"])
+            arguments = cli_many.arguments(captures, no_report, given)
+            code = cli_many.play_many(wanted, arguments, jobs, quiet, as_json)
+        sys.exit(code)
+    scenario = scenarios[0]
     with _mistakes(as_json):
         from testbed.session import Options, run
         from testbed.session_progress import show
 
-        watcher = show(quiet or as_json)
+        watcher = show(quiet or (as_json and not progress))
         try:
             result = run(scenario, Options(captures=captures, report=not no_report, **given), watcher)
         finally:

@@ -10,6 +10,10 @@ from typing import IO, Any, Protocol
 
 # A line every so often where lines cannot be overwritten: a log stays readable, and a CI job is not taken for dead.
 _PLAIN_PERIOD_S = 10.0
+# A scenario from this length on is told in hours and minutes, with how long it will take.
+_LONG_S = 600.0
+_PACE_AFTER_S = 5.0
+_FAST = 1.5
 _PHASES = {
     "plan": "planning",
     "build": "building the lab",
@@ -23,6 +27,11 @@ _PHASES = {
     "score": "scoring",
     "report": "drawing",
 }
+
+
+def _hours(s: float) -> str:
+    minutes, seconds = divmod(round(s), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 class Show(Protocol):
@@ -49,6 +58,28 @@ def tell(watcher: Show, line: str) -> bool:
     return False
 
 
+class Pace:
+    """How far a scenario has got, and for a long one how fast it goes and when it will be over."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def words(self, at_s: float | None, of_s: float | None, now_s: float) -> str:
+        """ "" when it is not playing. now_s: of any clock of this machine."""
+        if at_s is None or of_s is None:
+            return ""
+        if of_s < _LONG_S:
+            return f"{at_s:.0f} of {of_s:.0f} s"
+        where = f"{_hours(at_s)} of {_hours(of_s)}"
+        self._first = self._first or (at_s, now_s)
+        passed_s, played_s = now_s - self._first[1], at_s - self._first[0]
+        if passed_s < _PACE_AFTER_S or played_s <= 0:
+            return where
+        rate = played_s / passed_s
+        fast = f", {rate:.0f} times real time" if rate >= _FAST else ""
+        return f"{where}{fast}, about {_hours((of_s - at_s) / rate)} left"
+
+
 class Quiet:
     """Says only what a user must know (notes)."""
 
@@ -72,13 +103,15 @@ class Plain(Quiet):
         super().__init__(stream)
         self._started_s = self._said_s = time.monotonic()
         self._last = ""
+        self._pace = Pace()
 
     def phase(self, phase: str, text: str, at_s: float | None = None, of_s: float | None = None) -> None:
         now_s = time.monotonic()
         if phase == self._last and now_s - self._said_s < _PLAIN_PERIOD_S:
             return
         self._last, self._said_s = phase, now_s
-        where = f" {at_s:.0f} of {of_s:.0f} s" if at_s is not None and of_s is not None else ""
+        where = self._pace.words(at_s, of_s, now_s)
+        where = f" {where}" if where else ""
         self.note(f"[{now_s - self._started_s:6.1f} s] {_PHASES.get(phase, phase)}{where}: {text}")
 
 
@@ -90,6 +123,7 @@ class Moving(Quiet):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+        self._pace = Pace()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -103,7 +137,7 @@ class Moving(Quiet):
         self._progress.start()
 
     def phase(self, phase: str, text: str, at_s: float | None = None, of_s: float | None = None) -> None:
-        where = f"{at_s:.0f}/{of_s:.0f} s" if at_s is not None and of_s is not None else ""
+        where = self._pace.words(at_s, of_s, time.monotonic())
         name = _PHASES.get(phase, phase)
         self._progress.update(
             self._task, description=f"{name}: {text}", total=of_s, completed=at_s or 0, where=where

@@ -86,6 +86,10 @@ def _expectation(
     resolving: Resolving, file: ExpectationFile, index: int, file_name: str
 ) -> Expectation | None:
     figure = FIGURES[file.figure]
+    if figure.needs_real_time and resolving.scenario.clock == "virtual":
+        what = f"{file.figure} says nothing in virtual time, where processors are infinitely fast"
+        resolving.add((*file.place, "figure"), what, "remove it, or 'clock: virtual'")
+        return None
     until_ns = resolving.duration_ns if file.until is None else file.until
     if until_ns > resolving.duration_ns:
         end = render_duration(resolving.duration_ns)

@@ -25,13 +25,17 @@ STATES = ("pending", "active", "suspended", "expired", "revoked", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """of: what the figure is about, so that one over nothing can be refused. least: attempts it needs to mean anything."""
+    """of: what the figure is about, so that one over nothing can be refused. least: attempts it needs to mean anything.
+
+    needs_real_time: in virtual time, where processors are infinitely fast, it says nothing.
+    """
 
     unit: Unit
     of: Of
     summary: str
     words: tuple[str, ...] = ()
     least: int = 1
+    needs_real_time: bool = False
 
 
 FIGURES: dict[str, Figure] = {
@@ -45,7 +49,9 @@ FIGURES: dict[str, Figure] = {
     ),
     "rtt_p95_s": Figure("s", "attempts", "95th percentile of the same", least=20),
     "rtt_p99_s": Figure("s", "attempts", "99th percentile of the same", least=100),
-    "goodput_bps": Figure("bps", "bulk", "median goodput of the bulk phases that lie in the window"),
+    "goodput_bps": Figure(
+        "bps", "bulk", "median goodput of the bulk phases that lie in the window", needs_real_time=True
+    ),
     "approval_to_first_byte_s": Figure(
         "s", "approvals", "longest time from an approval to the first delivered attempt"
     ),

@@ -256,7 +256,7 @@ class Bulk:
 class Event:
     """Something the script does. action and args:
 
-    apply, verify, refuse-verify, approve, reject, revoke, suspend, renew   {"registration": NAME}
+    apply, verify, refuse-verify, approve, reject, revoke, suspend, renew, complain   {"registration": NAME}
     change-address   {"subscriber": NAME}
     connect, disconnect   {"tunnel": NAME}
     fault   {"kind": KIND, "at": [NODE or LINK, …], "until_ns": N, …}
@@ -290,6 +290,25 @@ class Expectation:
     file: str
     line: int
     column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What somebody published about the event a scenario plays; the report sets it beside what was measured.
+
+    from_ns..until_ns: when it is said to have been, on the scenario's clock (negative: before its start). least_ns..most_ns: how
+    long it is said to have lasted. None: not claimed. hit: who is said to have been hit, in words ("": not claimed).
+    """
+
+    by: str
+    says: str
+    from_ns: int | None
+    until_ns: int | None
+    least_ns: int | None
+    most_ns: int | None
+    hit: str
+    sources: tuple[str, ...]
+    is_contested: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,4 +375,5 @@ class Plan:
     tolerances: Tolerances = field(default_factory=Tolerances)
     ready_deadline_ns: int = 30_000_000_000
     clock: Literal["real", "virtual"] = "real"
+    accounts: tuple[Account, ...] = ()
     schema: str = SCHEMA

@@ -8,6 +8,7 @@ from typing import Any
 
 from enforcer.policy import Policy
 from enforcer.yamlfile import Document
+from testbed.plan.accounts import resolve_accounts
 from testbed.plan.expectations import resolve_expectations
 from testbed.plan.network import Network
 from testbed.plan.people import Resolving
@@ -77,6 +78,7 @@ def resolve(
         events=events,
         expectations=expectations,
         clock=scenario.clock,
+        accounts=resolve_accounts(resolving, scenario.accounts),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from enforcer import units
 from enforcer.filemodel import Duration, FileModel, Rate, Ratio, refuse
 from testbed.plan.figures import FIGURES
 from testbed.plan.plan import ProbeKind
@@ -29,6 +31,31 @@ def _bound(value: object) -> object:
     return value
 
 
+def _moment(value: object) -> datetime.datetime:
+    try:
+        moment = datetime.datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise refuse(f"{str(value)!r} is not a time with its zone", "write '2024-11-10T16:00:00+05:00'")
+    return moment
+
+
+def _lasted(value: object) -> tuple[int, int]:
+    items = value if isinstance(value, list) else [value, value]
+    if len(items) != 2:
+        raise refuse(
+            f"{value!r} is no length of time", "write '6h', or [30m, 60m] for one of 30 to 60 minutes"
+        )
+    try:
+        least, most = (units.parse_duration(item) for item in items)
+    except units.UnitError as error:
+        raise refuse(error.what, error.fix) from error
+    if least > most:
+        raise refuse("the longer time is written first", f"write [{items[1]}, {items[0]}]")
+    return least, most
+
+
 Names = Annotated[list[str], PlainValidator(_names), WithJsonSchema(_A_NAME_OR_SOME)]
 Bound = Annotated[
     Any,
@@ -37,7 +64,25 @@ Bound = Annotated[
         {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "with its unit: 5%, 150ms, 2Mbit"}
     ),
 ]
+Moment = Annotated[
+    datetime.datetime,
+    PlainValidator(_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "2024-11-10T16:00:00+05:00"}),
+]
+_A_DURATION = {"type": "string", "pattern": units.DURATION_PATTERN}
+Lasted = Annotated[
+    tuple[int, int],
+    PlainValidator(_lasted),
+    WithJsonSchema(
+        {
+            "anyOf": [_A_DURATION, {"type": "array", "items": _A_DURATION, "minItems": 2, "maxItems": 2}],
+            "description": "how long: 6h, or at least and at most: [30m, 60m]",
+        }
+    ),
+]
 Family = Literal[4, 6]
+# When a scenario that does not say so starts; tools that show local times leave them out then.
+STARTS_AT = "2024-11-12T10:00:00+05:00"
 
 
 class SelectorFile(FileModel):
@@ -167,6 +212,8 @@ class EventFile(FileModel):
     """A dynamic line gets its next address."""
     change_address_form: Names | None = None
     """The subscriber reports the new address at the portal."""
+    complain: Names | None = None
+    """The subscriber tells the portal: registered, and blocked all the same. Changes nothing by itself."""
     connect: Names | None = None
     """A tunnel's client starts (again)."""
     disconnect: Names | None = None
@@ -202,6 +249,27 @@ class ExpectationFile(FileModel):
     equals: Bound | None = None
 
 
+class AccountFile(FileModel):
+    """What somebody published about the event the scenario plays. The report sets it beside what was measured; nothing is judged by it."""
+
+    by: str = Field(min_length=1)
+    """Who says so: the regulator, the press, a measurement project."""
+    says: str = Field(min_length=1)
+    """What they say, in a sentence."""
+    from_: Moment | None = None
+    """When it began, as published."""
+    until: Moment | None = None
+    """When it ended, as published."""
+    lasted: Lasted | None = None
+    """How long it lasted; left out: from `from` to `until`, where both are there."""
+    hit: str | None = None
+    """Who was hit, in words."""
+    source: Names
+    """Where it was published."""
+    contested: bool = False
+    """Whether others say otherwise."""
+
+
 class ScenarioFile(FileModel):
     """A *.scenario.yaml file: people, traffic and events on a topology under a policy, and what is expected of them."""
 
@@ -219,7 +287,7 @@ class ScenarioFile(FileModel):
     """Gateways or ISPs that have an enforcer; left out: every gateway."""
     seed: int = 1
     """All randomness follows from it."""
-    starts_at: str = "2024-11-12T10:00:00+05:00"
+    starts_at: str = STARTS_AT
     """Date and time the scenario starts at, with its time zone; for readers, and what the lab's clocks say in virtual time."""
     clock: Literal["real", "virtual"] = "real"
     """real, or virtual: idle time costs nothing, reruns are equal byte for byte (needs `allowlab kernel build`)."""
@@ -230,4 +298,6 @@ class ScenarioFile(FileModel):
     traffic: list[TrafficFile] = []
     bulk: list[BulkFile] = []
     timeline: list[EventFile] = []
+    accounts: list[AccountFile] = []
+    """What was published about the event this plays: the report sets it beside what was measured."""
     expect: list[ExpectationFile] = Field(min_length=1)

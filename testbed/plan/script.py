@@ -72,6 +72,7 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
     doubtful = registrations_in_doubt(resolving)
     is_ledger_known = resolving.is_sound("registrations")
     moves: Counter[str] = Counter()
+    complained: set[str] = set()
     for event in events:
         where = (*place[event.line, event.column], event.action)
         if event.action == "change-address":
@@ -85,7 +86,7 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
         if name in doubtful or not is_ledger_known:  # what is wrong there may be why it seems wrong here
             continue
         action = "verify" if event.action == "refuse-verify" else event.action
-        action = "change-address" if action == "change-address-form" else action
+        action = {"change-address-form": "change-address", "complain": "appeal"}.get(action, action)
         state = histories.states[name][-1][1]
         possible = TRANSITIONS[action]
         if action == "apply" and state in ("rejected", "revoked", "expired"):
@@ -94,6 +95,11 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
             resolving.add(
                 where, f"{name} is {state or 'not applied for'} at that time", _remedy(action, possible), True
             )
+            continue
+        if action == "appeal":
+            if problem := _against_complaint(histories, name, state, complained):
+                resolving.add(where, *problem, True)
+            complained.add(name)
             continue
         if action == "apply":
             verified[name] = False
@@ -112,6 +118,17 @@ def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[Eve
         after = "pending" if action == "change-address" and state == "active" else possible[state]
         histories.states[name].append((event.at_ns, after))
     return histories
+
+
+def _against_complaint(
+    histories: Histories, name: str, state: str | None, complained: set[str]
+) -> tuple[str, str] | None:
+    """What the registry would say to "I am registered and blocked", and what to do; None when it would take it."""
+    if name in complained:
+        return f"{name} has complained already, and nobody answers", "remove this event"
+    if state == "rejected" or not any(known == "active" for _, known in histories.states[name]):
+        return f"{name} was never approved: a block of it is not false", "remove this event, or approve it before"
+    return None
 
 
 def _displaced(times: list[int]) -> dict[int, str]:

@@ -12,5 +12,6 @@ PORTAL = (
     "suspend",
     "renew",
     "change-address-form",
+    "complain",
 )
 ACTIONS = (*PORTAL, "change-address", "connect", "disconnect", "fault", "set-link")

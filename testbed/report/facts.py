@@ -6,9 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.report.clock import clock_words
 from testbed.report.finding import broken_details, noise_notes
 from testbed.report.story import Story
 from testbed.report.words import from_ns, number, percent, plural, rate, seconds, size
+from testbed.score.clock import NEEDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ def machine(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
         ("topology", plan.topology_file),
         ("policy", plan.policy_file or "none: no enforcer"),
         ("scenario begins", plan.starts_at),
+        ("clock", clock_words(story.summary)),
         ("duration", seconds(plan.duration_ns / 1e9)),
         *_commit(story),
     ]
@@ -59,14 +62,14 @@ def machine(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
         ("lag_max_ns", "probe sent late, worst"),
     ):
         if key in health:
-            of_machine.append((words, from_ns(health[key])))
+            of_machine.append((words, NEEDS if health[key] is None else from_ns(health[key])))
     for key, words in (
         ("cpu_ratio", "CPU of the driver"),
         ("cpu_idle_ratio", "CPU idle"),
         ("cpu_steal_ratio", "CPU taken by the hypervisor"),
     ):
         if key in health:
-            of_machine.append((words, percent(health[key])))
+            of_machine.append((words, NEEDS if health[key] is None else percent(health[key])))
     if health.get("memory_bytes"):
         of_machine.append(("memory of the lab", size(health["memory_bytes"])))
     enforcer = (run.get("options") or {}).get("enforcer") or "this project's own"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.report.words import CAUSE_WORDS, clock, lasting, plural
+from testbed.report.when import When, when_of
+from testbed.report.words import CAUSE_WORDS, lasting, plural
 
 _MOST_HURT = 60
 _SAME_NS = 1_000_000_000
@@ -38,7 +39,7 @@ def hurt(summary: dict[str, Any]) -> tuple[list[Hurt], str]:
         left.append(
             f"{plural(len(single), 'attempt')} lost elsewhere in the network, {apart}{lasting(lasted_ns / 1e9)} without service"
         )
-    return [_hurt(each) for each in outages[:_MOST_HURT]], "; ".join(left)
+    return [_hurt(each, when_of(summary)) for each in outages[:_MOST_HURT]], "; ".join(left)
 
 
 def _by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -62,12 +63,14 @@ def _by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines struck by the same thing at the same time (within _SAME_NS at both ends), as one."""
+    """Lines struck by the same thing at the same time (within _SAME_NS, or the time between two attempts, at both ends), as one."""
     found: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda each: each["from_ns"]):
+        row["apart_ns"] = max(_SAME_NS, (row["until_ns"] - row["from_ns"]) // row["attempts"])
         for other in found:
             same = all(other[key] == row[key] for key in ("outcome", "cause", "where", "why", "has_ended"))
-            near = all(abs(other[key] - row[key]) <= _SAME_NS for key in ("from_ns", "until_ns"))
+            apart_ns = min(row["apart_ns"], other["apart_ns"])
+            near = all(abs(other[key] - row[key]) <= apart_ns for key in ("from_ns", "until_ns"))
             if same and near:
                 other["from_ns"] = min(other["from_ns"], row["from_ns"])
                 other["until_ns"] = max(other["until_ns"], row["until_ns"])
@@ -80,14 +83,14 @@ def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _hurt(row: dict[str, Any]) -> Hurt:
+def _hurt(row: dict[str, Any], when: When) -> Hurt:
     cause = CAUSE_WORDS.get(row["cause"] or "", "")
     why = f"{row['cause']}: {cause} ({row['why']})" if cause else row["why"]
     services = sorted(row["services"])
     return Hurt(
         ", ".join(sorted(row["who"])),
         ", ".join(services[:4]) + (f" and {len(services) - 4} more" if len(services) > 4 else ""),
-        f"{clock(row['from_ns'])} to {clock(row['until_ns'])}",
+        f"{when.moment(row['from_ns'])} to {when.moment(row['until_ns'])}",
         lasting((row["until_ns"] - row["from_ns"]) / 1e9) + ("" if row["has_ended"] else ", not back"),
         row["attempts"],
         row["outcome"],

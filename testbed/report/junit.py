@@ -60,6 +60,7 @@ def properties_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
     table, harm = summary["all"], summary["harm"]
     found = [
         ("outcome", summary["outcome"]),
+        ("clock", summary["clock"]),
         ("attempts", str(table["attempts"])),
         ("false_block_ratio", str(table["false_block"]["ratio"])),
         ("false_block_k", str(table["false_block"]["k"])),

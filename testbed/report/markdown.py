@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.report.accounts import NOTE, told
+from testbed.report.clock import missing_line
 from testbed.report.finding import broken_details, claims, finding, noise_notes
 from testbed.report.hurt import hurt
 from testbed.report.tables import VERDICT_MARKS, expected
@@ -22,6 +24,8 @@ def markdown(summary: dict[str, Any]) -> str:
     ]
     if details := broken_details(summary):
         lines += [*(f"* {_cell(each)}" for each in details), ""]
+    if line := missing_line(summary):
+        lines += [_cell(line), ""]
     rows = expected(summary)
     if rows:
         lines += ["| | asked | seen | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]
@@ -38,6 +42,7 @@ def markdown(summary: dict[str, Any]) -> str:
             )
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
+    lines += _accounts(summary)
     people, left = hurt(summary)
     if people:
         lines += ["| who | when | lasted | what | why |", "|---|---|---|---|---|"]
@@ -58,6 +63,26 @@ def markdown(summary: dict[str, Any]) -> str:
     for note in noise_notes(summary):
         lines += [_cell(note), ""]
     return "\n".join(lines)
+
+
+def _accounts(summary: dict[str, Any]) -> list[str]:
+    """The published accounts beside what was measured; [] without any."""
+    table = told(summary)
+    if table is None:
+        return []
+    heads = ["", "measured here", *(by for by, _, _ in table.heads)]
+    lines = [_cell(table.sentence), "", _row(heads), "|" + "---|" * len(heads)]
+    for what, measured, cells in table.rows:
+        lines.append(_row([what, measured, *(f"{cell.mark} {cell.text}".strip() for cell in cells)]))
+    lines.append("")
+    lines += [
+        f"* {_cell(by)}: {_cell(says)} ({', '.join(map(_cell, where))})" for by, says, where in table.heads
+    ]
+    return [*lines, "", NOTE, ""]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
 def _cell(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from testbed.report import facts, tables
+from testbed.report import accounts, clock, facts, tables
 from testbed.report.finding import claims, finding_parts
 from testbed.report.hurt import hurt
 from testbed.report.junit import junit
@@ -65,6 +65,10 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "headline": finding_parts(story.summary)[0],
         "more": finding_parts(story.summary)[1],
         "claims": claims(story.summary),
+        "told": accounts.told(story.summary),
+        "told_note": accounts.NOTE,
+        "clock": clock.clock_words(story.summary),
+        "missing": clock.missing(story.summary),
         "tiles": tables.tiles(story.summary),
         "caveats": facts.caveats(story),
         "expected": tables.expected(story.summary),

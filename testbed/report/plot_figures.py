@@ -21,6 +21,7 @@ from testbed.report.style import (
     svg,
     swatch,
 )
+from testbed.report.when import when_of
 from testbed.report.words import number, plural, rate
 
 _MOST_POINTS = 400
@@ -184,9 +185,8 @@ def plot_people(story: Story) -> str | None:
             axes.axvspan(from_s, until_s, color=BLOCKED, alpha=0.1, lw=0, zorder=0.4)
         axes.set_yticks(range(len(shown)), [label for label, _ in shown], fontsize=8)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlim(0, story.plan.duration_ns / 1e9)
+        when_of(story.summary).draw(axes)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("time from the start of the scenario (s)")
         more = f"; {len(lanes) - len(shown)} more lanes in summary.json" if len(lanes) > len(shown) else ""
         axes.set_title(f"Each line over time; of several attempts the worst is shown{more}", pad=40)
         used = {name for _, spans in shown for name, _, _ in spans}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from testbed.report.style import (
     svg,
     swatch,
 )
+from testbed.report.when import When, when_of
 from testbed.report.words import number, plural
 
 _MOST_BINS = 150
@@ -36,6 +38,8 @@ _LEDGER_MARKS = {
     "expired": ("s", DEGRADED),
     "revoked": ("v", BLOCKED),
     "rejected": ("X", BLOCKED),
+    "complaint": ("p", BLOCKED),
+    "provider": (".", FAINT),
 }
 
 
@@ -57,11 +61,10 @@ def plot_timeline(story: Story) -> str:
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
         _outcomes(top, story)
         _round_trips(middle, story)
-        _lanes(bottom, faults, marks)
+        _lanes(bottom, faults, marks, when_of(story.summary))
         for axes in (top, middle):
             _shade(axes, faults, marks)
-        bottom.set_xlim(0, story.plan.duration_ns / 1e9)
-        bottom.set_xlabel("time from the start of the scenario (s)")
+        when_of(story.summary).draw(bottom)
         return _finish(figure, story)
 
 
@@ -92,15 +95,33 @@ def event_marks(story: Story) -> list[Mark]:
     for event in story.records.events:
         if event.kind == "address" and event.t_ns >= 0:
             marks.append(Mark(event.t_ns / 1e9, f"{event.name} has a new address", "address"))
+        if event.kind == "ledger" and event.data.get("action") == "appeal" and event.t_ns >= 0:
+            marks.append(Mark(event.t_ns / 1e9, f"{event.name} complains", "complaint"))
+        if event.kind == "ledger" and event.t_ns >= 0 and (told := _of_providers(event.data)):
+            marks.append(Mark(event.t_ns / 1e9, f"{event.name} {told}", "provider"))
         if event.kind == "script" and event.data.get("action") == "set-link":
             marks.append(Mark(event.t_ns / 1e9, f"link {event.data['link']} set", "link"))
     marks.sort(key=lambda mark: (mark.at_s, mark.label))
     if len(marks) > _MOST_MARKS:
         rest = marks[_MOST_MARKS - 1 :]
         marks[_MOST_MARKS - 1 :] = [
-            Mark(rest[0].at_s, f"and {len(rest) - 1} more until {rest[-1].at_s:.1f} s", "")
+            Mark(
+                rest[0].at_s,
+                f"and {len(rest) - 1} more until {_at(when_of(story.summary), rest[-1].at_s)}",
+                "",
+            )
         ]
     return marks
+
+
+def _of_providers(data: dict[str, Any]) -> str:
+    """What a provider, or the registry in its place, did about an application; "" for any other act."""
+    if data.get("action") == "remind":
+        return str(data.get("reason") or "is late")
+    if data.get("action") != "verify":
+        return ""
+    said = "verified" if data.get("verified") else "not verified"
+    return f"{said} by {'its provider' if data.get('actor') == 'isp' else 'nobody: there was no answer'}"
 
 
 def probes_words(count: int, attempts: int) -> str:
@@ -113,12 +134,13 @@ def _outcomes(axes: Axes, story: Story) -> None:
     table = story.summary["over_time"]
     step = max(1, -(-len(table["outcomes"]["passed"]) // _MOST_BINS))
     width_s = table["bin_ns"] / 1e9 * step
+    per_s, unit = (60, "minute") if width_s >= 60 else (1, "second")
     base, handles = None, []
     for outcome, look in OUTCOME_LOOKS.items():
         counts = np.array(table["outcomes"][outcome], dtype=float)
         if not counts.sum():
             continue
-        counts = np.add.reduceat(counts, np.arange(0, len(counts), step)) / width_s
+        counts = np.add.reduceat(counts, np.arange(0, len(counts), step)) / width_s * per_s
         base = np.zeros(len(counts)) if base is None else base
         some = counts > 0  # a bar of no height would still draw its edge
         axes.bar(
@@ -136,7 +158,7 @@ def _outcomes(axes: Axes, story: Story) -> None:
         handles.append(swatch(outcome, f"{look.label} (n = {number(sum(table['outcomes'][outcome]))})"))
     if base is not None:
         axes.set_ylim(0, float(base.max()) * 1.12)
-    axes.set_ylabel("attempts per second")
+    axes.set_ylabel(f"attempts per {unit}")
     axes.set_title("What became of the attempts")
     if handles:
         axes.legend(
@@ -217,7 +239,7 @@ def _scale_round_trips(axes: Axes, values_ms: list[float]) -> None:
         axes.set_ylim(0, high * 1.35)
 
 
-def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]) -> None:
+def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark], when: When) -> None:
     row = 0.0
     for label, from_s, until_s in faults:
         axes.broken_barh(
@@ -233,7 +255,7 @@ def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]
     for mark in marks:
         shape, colour = _LEDGER_MARKS.get(mark.state, ("D", ENFORCER_ON))
         axes.plot([mark.at_s], [row], shape, color=colour, ms=5)
-        _beside(axes, f"{mark.at_s:.1f} s  {mark.label}", mark.at_s, mark.at_s, row)
+        _beside(axes, f"{_at(when, mark.at_s)}  {mark.label}", mark.at_s, mark.at_s, row)
         row -= 0.75
     axes.set_ylim(min(row, -1) + 0.3, 0.7)
     axes.set_yticks([])
@@ -241,6 +263,10 @@ def _lanes(axes: Axes, faults: list[tuple[str, float, float]], marks: list[Mark]
     axes.spines["left"].set_visible(False)
     if row == 0:
         axes.text(0.5, 0.5, "nothing was scripted", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def _at(when: When, at_s: float) -> str:
+    return f"{at_s:.1f} s" if when.start is None else when.moment(round(at_s * 1e9))
 
 
 def _beside(axes: Axes, label: str, from_s: float, until_s: float, row: float) -> None:

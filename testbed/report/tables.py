@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.report.when import When, when_of
 from testbed.report.words import (
     COMPARATOR_WORDS,
     OUTCOME_WORDS,
-    clock,
     figure_words,
     from_ns,
     lasting,
@@ -41,7 +41,7 @@ def expected(summary: dict[str, Any]) -> list[Expected]:
     """The table "asked / seen / interval / n / verdict", failed ones first."""
     order = {"failed": 0, "inconclusive": 1, "passed": 2}
     rows = sorted(summary["expectations"], key=lambda each: (order[each["verdict"]], each["line"]))
-    return [_expected(each, summary["duration_ns"]) for each in rows]
+    return [_expected(each, summary["duration_ns"], when_of(summary)) for each in rows]
 
 
 def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -108,13 +108,13 @@ def groups(summary: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def waits(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """(registration, what, when, how long) for each approval and revocation."""
-    rows = []
+    rows, when = [], when_of(summary)
     for key, effect in (("approvals", "first byte"), ("revocations", "last byte")):
         for wait in summary["harm"][key]:
             until = "never" if wait["wait_ns"] is None else f"{effect} after {from_ns(wait['wait_ns'])}"
             if wait["wait_ns"] and wait["at_least_ns"] is not None and wait["at_least_ns"] < wait["wait_ns"]:
                 until += f" (not before {from_ns(wait['at_least_ns'])})"
-            rows.append((wait["registration"], wait["state"], clock(wait["at_ns"]), until))
+            rows.append((wait["registration"], wait["state"], when.moment(wait["at_ns"]), until))
     return rows
 
 
@@ -133,12 +133,14 @@ def round_trips(summary: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _expected(each: dict[str, Any], duration_ns: int) -> Expected:
+def _expected(each: dict[str, Any], duration_ns: int, when: When) -> Expected:
     unit = each["unit"]
     bound = value_words(each["bound"], unit)
     window = ""
     if each["from_ns"] > 0 or each["until_ns"] < duration_ns:
-        window = f"; {clock(max(0, each['from_ns']))} to {clock(min(duration_ns, each['until_ns']))}"
+        window = (
+            f"; {when.moment(max(0, each['from_ns']))} to {when.moment(min(duration_ns, each['until_ns']))}"
+        )
     interval = "–"
     if each["low"] is not None or each["high"] is not None:
         interval = f"{value_words(each['low'], unit)} to {value_words(each['high'], unit)}"

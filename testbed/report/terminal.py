@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from testbed.report.accounts import told_line
+from testbed.report.clock import missing_line
 from testbed.report.finding import broken_details, claims, finding, noise_line
 from testbed.report.tables import VERDICT_MARKS, Expected, expected
 from testbed.report.words import number
@@ -28,6 +30,8 @@ def terminal_summary(run_dir: Path) -> list[str]:
     head = _wrapped(f"{summary['outcome'].upper()}: {finding(summary)} {claims(summary)}", 6)
     noise = noise_line(summary)
     tail = _wrapped(noise, 2) if noise else []
+    for line, most in ((told_line(summary), 3), (missing_line(summary), 2)):
+        tail += _wrapped(line, most) if line else []
     tail += [f"Report: {run_dir / 'report.html'}"] if has_report else []
     if summary["outcome"] in ("broken", "interrupted"):
         return [*head, *_details(summary), *tail]

@@ -12,7 +12,9 @@ from enforcer.policy import Policy
 from testbed.plan.figures import FIGURES
 from testbed.plan.plan import Plan
 from testbed.records import EventRecord
+from testbed.score.accounts import told_and_measured
 from testbed.score.cause import EnforcerHistory, explain
+from testbed.score.clock import bulk_of, health_of, needs_real_time
 from testbed.score.figures import Measured, Run, delivered_ratio, false_block_ratio, false_pass_ratio
 from testbed.score.harm import Outage, Wait, longest_restore_ns, outages, person_ns, sessions_cut, waits
 from testbed.score.intervals import percentile
@@ -25,6 +27,8 @@ from testbed.score.verdicts import Noise, Verdict, judge_expectation, outcome_of
 
 SCHEMA = "allowlab.summary/1"
 BIN_NS = 1_000_000_000
+# More bins than this nobody reads or draws: those of a longer scenario are as many whole seconds wide as it takes.
+_MOST_BINS = 3600
 
 
 def score_run(run_dir: Path) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
     truth = truth_of(plan, records.events)
     judged = judged_attempts(plan, records, truth)
     run = Run(plan, truth, judged, [event for event in records.events if event.kind == "bulk"])
-    noise = noise_of(records.events)
+    noise = Noise() if plan.clock == "virtual" else noise_of(records.events)
     verdicts = [judge_expectation(each, run, noise, broken is not None) for each in plan.expectations]
     outcome: str = outcome_of(verdicts)
     if broken is not None:
@@ -64,13 +68,16 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
         "scenario": plan.scenario,
         "title": plan.title,
         "seed": plan.seed,
+        "starts_at": plan.starts_at,
         "duration_ns": plan.duration_ns,
+        "clock": plan.clock,
+        "needs_real_time": needs_real_time(plan.clock),
         "outcome": outcome,
         "broken": broken,
         "has_enforcer": bool(plan.enforcers),
         "is_observing": _is_observing(plan),
         "noise": list(noise.reasons),
-        "health": _health(records.events),
+        "health": health_of(plan.clock, _health(records.events)),
         "records": {
             "attempts": len(records.flows),
             "planned_attempts": sum(len(stream.at_ns) for stream in plan.streams),
@@ -89,9 +96,10 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
         "by_subscriber": _tables(judged, lambda each: each.subscriber.name),
         "over_time": _over_time(plan, judged),
         "rtt": _rtt(plan, records),
-        "goodput": [_bulk(event) for event in records.events if event.kind == "bulk"],
+        "goodput": [bulk_of(plan.clock, _bulk(event)) for event in records.events if event.kind == "bulk"],
         "harm": _harm(plan, truth, judged, found),
         "hurt": [_hurt(outage, judged) for outage in found],
+        "accounts": told_and_measured(plan, truth, judged, found, records.events),
         "expectations": [_expectation(verdict) for verdict in verdicts],
     }
 
@@ -173,12 +181,13 @@ def _ratio(measured: Measured) -> dict[str, Any]:
 
 
 def _over_time(plan: Plan, judged: Sequence[Judged]) -> dict[str, Any]:
-    bins = max(1, -(-plan.duration_ns // BIN_NS))
+    bin_ns = BIN_NS * max(1, -(-plan.duration_ns // (BIN_NS * _MOST_BINS)))
+    bins = max(1, -(-plan.duration_ns // bin_ns))
     counts = {outcome: [0] * bins for outcome in OUTCOMES}
     for each in judged:
-        at = min(bins - 1, max(0, each.flow.scheduled_ns // BIN_NS))
+        at = min(bins - 1, max(0, each.flow.scheduled_ns // bin_ns))
         counts[each.outcome][at] += 1
-    return {"bin_ns": BIN_NS, "outcomes": counts}
+    return {"bin_ns": bin_ns, "outcomes": counts}
 
 
 def _rtt(plan: Plan, records: Records) -> dict[str, Any]:

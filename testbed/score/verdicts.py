@@ -9,6 +9,7 @@ from typing import Literal
 
 from testbed.plan.figures import FIGURES
 from testbed.plan.plan import Expectation
+from testbed.score.clock import NEEDS
 from testbed.score.figures import Measured, Run, measure
 
 Word = Literal["passed", "failed", "inconclusive"]
@@ -43,6 +44,8 @@ def judge_expectation(expectation: Expectation, run: Run, noise: Noise, is_broke
     is_broken: the run ended before its end, and proves nothing either way.
     """
     seen = measure(expectation, run)
+    if run.plan.clock == "virtual" and FIGURES[expectation.figure.partition(":")[0]].needs_real_time:
+        seen = Measured(None, seen.n, reason=NEEDS)
     if is_broken:
         return Verdict(expectation, seen, "inconclusive", "the run did not get to its end")
     verdict, reason = _verdict(expectation, run, seen, noise)

@@ -21,7 +21,17 @@ from testbed.lab.daemons import end_programs
 from testbed.plan.plan import Plan, Registration
 from testbed.timeline.http_inside import HttpFailed, request_bytes, request_json
 
-PORTAL_ACTIONS = ("apply", "verify", "refuse-verify", "approve", "reject", "revoke", "suspend", "renew")
+PORTAL_ACTIONS = (
+    "apply",
+    "verify",
+    "refuse-verify",
+    "approve",
+    "reject",
+    "revoke",
+    "suspend",
+    "renew",
+    "complain",
+)
 
 _FILES = Path("/run/registry")  # in the world's private /run
 
@@ -121,6 +131,9 @@ class Registrar:
                 "reason": "" if action == "verify" else "subscriber and address do not match",
             }
             answer = self._as_isp(wanted, f"{self._path(registration)}/verify", body)
+        elif action == "complain":
+            body = {"about": "false-block", "text": "registered, and blocked all the same"}
+            answer = self._as_applicant(wanted, "POST", f"{self._path(registration)}/appeal", body)
         else:
             answer = self._as_officer(
                 f"{self._path(registration)}/{action}", {"reason": f"scenario: {action}"}
