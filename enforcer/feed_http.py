@@ -41,16 +41,26 @@ class Http:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(
-        self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str] | None = None
+        self,
+        path: str,
+        query: dict[str, object],
+        read_s: float,
+        headers: dict[str, str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Head, bytes]:
-        """The whole answer. read_s: how long each part of it may let wait. Raises HttpError."""
+        """The whole answer. read_s: how long each part of it may let wait. Raises HttpError, also when it has more than most_bytes."""
         async with contextlib.aclosing(self.parts(path, query, read_s, headers)) as found:
-            head, pieces = None, []
+            head, pieces, left = None, [], most_bytes
             async for part in found:
                 if isinstance(part, Head):
                     head = part
-                else:
-                    pieces.append(part)
+                    continue
+                pieces.append(part)
+                left = None if left is None else left - len(part)
+                if left is not None and left < 0:
+                    raise HttpError(
+                        f"{self._url}{path}: the answer goes on after {most_bytes} bytes; no more are read"
+                    )
         assert head is not None
         return head, b"".join(pieces)
 

@@ -11,6 +11,10 @@ from typing import Literal
 from enforcer.feed_http import Head, Http, HttpError
 
 _GRACE_S = 2.0  # how much later than it is due an answer may come
+# A message must be there whole before its signature can be checked; until then only its length can be. A million registrations
+# of one line and one server each are 310 MB; a roll-over or a sign of life is some 400 bytes.
+MOST_LIST_BYTES = 2**30
+MOST_SMALL_BYTES = 2**20
 
 
 class Unreachable(Exception):
@@ -39,9 +43,10 @@ class Feed:
     announced: how many key roll-overs the last answer said there are. Nothing vouches for it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, most_list_bytes: int = MOST_LIST_BYTES) -> None:
+        """most_list_bytes: an answer that goes on after them is none; MOST_SMALL_BYTES where no list is asked for."""
         self.announced = 0
-        self._url = url
+        self._url, self._most_list_bytes = url, most_list_bytes
         self._http = Http(url)
         self._offers_lines = False
         self._lines_failed = self._lines_came = False
@@ -91,6 +96,9 @@ class Feed:
                         yield _line(b"".join((*begun, end)))
                         begun.clear()
                     begun += [rest] if rest else []
+                    if sum(map(len, begun)) > self._most_list_bytes:
+                        told = f"a line of the answer goes on after {self._most_list_bytes} bytes; no more are read"
+                        raise HttpError(f"{self._url}/deltas: {told}")
         except HttpError as error:
             # A proxy that keeps parts of an answer back until it is whole: then nothing is heard, though the registry lives.
             self._lines_failed = not self._lines_came
@@ -112,7 +120,7 @@ class Feed:
         self._http.close()
 
     async def _small(self, path: str) -> bytes:
-        head, body = await self._get(path, {}, read_s=10.0)
+        head, body = await self._get(path, {}, read_s=10.0, most_bytes=MOST_SMALL_BYTES)
         if head.status == 404:
             raise NotOffered(f"{self._url}{path} is not there")
         if head.status != 200:
@@ -120,10 +128,17 @@ class Feed:
         return body
 
     async def _get(
-        self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str] | None = None
+        self,
+        path: str,
+        query: dict[str, object],
+        read_s: float,
+        headers: dict[str, str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Head, bytes]:
         try:
-            head, body = await self._http.get(path, query, read_s, headers)
+            head, body = await self._http.get(
+                path, query, read_s, headers, most_bytes or self._most_list_bytes
+            )
         except HttpError as error:
             raise Unreachable(str(error)) from error
         self._note(head)
