@@ -7,6 +7,9 @@ from typing import Any
 
 from testbed.plan.plan import Plan
 
+# Of the registry's rules (docs/registry.md).
+_TIMES = ("validity", "grace", "renewal_window", "reminders", "verification_within", "decision_within")
+
 
 def faster(plan: Plan, speed: float) -> Plan:
     """The plan with every time of its script divided by speed (> 0).
@@ -18,6 +21,10 @@ def faster(plan: Plan, speed: float) -> Plan:
         raise ValueError(f"--speed {speed}: write a number above 0, such as 2")
     if speed == 1:
         return plan
+    if any(key in _TIMES for key in plan.registry.get("rules", {})):
+        raise ValueError(
+            f"--speed {speed:g}: the scenario's rules have times, and the registry does not go faster; leave --speed out"
+        )
 
     def at(t_ns: int) -> int:
         return round(t_ns / speed)

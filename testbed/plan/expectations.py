@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 
 from enforcer.units import UnitError, render_duration
 from testbed.plan.figures import FIGURES, OUTCOMES, Figure, parse_bound
+from testbed.plan.official import Histories
 from testbed.plan.people import Resolving
 from testbed.plan.plan import Bulk, Expectation, Stream, SubscriberKind
 from testbed.plan.rest import groups
 from testbed.plan.scenario_file import ExpectationFile
-from testbed.plan.script import Histories
 
 _COMPARATORS: dict[str, Literal["at_most", "at_least", "equals"]] = {
     "at-most": "at_most",
@@ -55,6 +55,7 @@ class _Chosen:
         histories: Histories,
     ) -> None:
         self.histories = histories
+        self._all = list(resolving.registrations.values())
         self.streams = [stream for stream in streams if self._fits(resolving, where, stream)]
         people = {name for name in resolving.subscribers if _is_person(resolving, where, name)}
         servers = where.get("server")
@@ -64,6 +65,12 @@ class _Chosen:
             for item in resolving.registrations.values()
             if item.subscriber in people and (servers is None or item.server in servers)
         ]
+
+    def rights(self, stream: Stream) -> list[str]:
+        """The registrations that entitle to it: its own, and those of licensed providers for its server."""
+        server = (stream.registration or "").partition("/")[2]
+        licences = [item.name for item in self._all if item.category == "provider" and item.server == server]
+        return [*([stream.registration] if stream.registration else []), *licences]
 
     def attempts(self, from_ns: int, until_ns: int) -> int:
         return sum(1 for stream in self.streams for at in stream.at_ns if from_ns <= at < until_ns)
@@ -215,9 +222,10 @@ def _check_possible(
     }.get(figure.of)
     if needed and not needed[1]:
         resolving.add(place, needed[0], "widen 'where' or the window, or add what is missing")
-    registered = [stream.registration for stream in chosen.streams]
     if file.figure == "false_pass_ratio" and not any(
-        name and histories.ever(name, "active", is_state=False) for name in registered
+        stream.registration
+        and all(histories.ever(name, "active", is_state=False) for name in chosen.rights(stream))
+        for stream in chosen.streams
     ):
         resolving.add(
             place,
@@ -225,7 +233,8 @@ def _check_possible(
             "select somebody who is not, or expect false_block_ratio",
         )
     if file.figure == "false_block_ratio" and not any(
-        name is None or histories.ever(name, "active") for name in registered
+        stream.registration is None or any(histories.ever(name, "active") for name in chosen.rights(stream))
+        for stream in chosen.streams
     ):
         resolving.add(
             place, "none of them is ever entitled", "select somebody who is, or expect false_pass_ratio"

@@ -52,6 +52,7 @@ FIGURES: dict[str, Figure] = {
     "goodput_bps": Figure(
         "bps", "bulk", "median goodput of the bulk phases that lie in the window", needs_real_time=True
     ),
+    "application_to_approval_s": Figure("s", "approvals", "longest time from an application to its approval"),
     "approval_to_first_byte_s": Figure(
         "s", "approvals", "longest time from an approval to the first delivered attempt"
     ),

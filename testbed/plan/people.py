@@ -111,6 +111,7 @@ def form(
     endpoint: str,
     state=None,
     addresses: Iterable[str] | None = None,
+    category: str | None = None,
 ) -> Registration:
     """What the applicant writes down: the line's public addresses, the endpoint's addresses, ports and protocols."""
     target = resolving.endpoints[endpoint]
@@ -126,6 +127,7 @@ def form(
         # IKE moves to 4500 behind NAT, and always with kernel-libipsec (RFC 7296 §2.23).
         endpoint_ports=(target.port, 4500) if protocol == "ikev2" else (target.port,),
         initial=state,
+        category=category,
     )
 
 

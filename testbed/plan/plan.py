@@ -201,7 +201,8 @@ class Registration:
     """What a person asks for: VPN use of one line towards one server. name is "subscriber/server".
 
     initial is the state the ledger is seeded with before the scenario starts; None: nothing yet, an `apply` event will.
-    subscriber_prefixes are the addresses written on the form (public ones at planning time).
+    subscriber_prefixes are the addresses written on the form (public ones at planning time). category: the registry's, on the
+    form; None: the subscriber's kind, or "other". A "provider" (a licence) entitles everybody to its server while it is active.
     """
 
     name: str
@@ -212,6 +213,7 @@ class Registration:
     endpoint_prefixes: tuple[str, ...]
     endpoint_ports: tuple[int, ...]
     initial: Literal["pending", "active", "suspended", "expired", "revoked", "rejected"] | None
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,8 @@ class Event:
     connect, disconnect   {"tunnel": NAME}
     fault   {"kind": KIND, "at": [NODE or LINK, …], "until_ns": N, …}
     set-link   {"link": NAME, "delay_ns": …, "loss_ratio": …, "rate_bps": …}
+    What no event of the file says has "by" in its args: "provider" or "officer" (a desk acts by itself: verify, refuse-verify, approve,
+    reject), or "registry" (it acts because time passes, and the script only waits for it: expire, remind, verify, refuse-verify).
     file/line/column say where it stands in the scenario.
     """
 
@@ -342,7 +346,10 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One scenario on one topology under one policy. policy is the checked policy document as plain data (None: no enforcer)."""
+    """One scenario on one topology under one policy. policy is the checked policy document as plain data (None: no enforcer).
+
+    registry: what of the registry's configuration file (docs/registry.md) the scenario says, such as {"rules": {"validity": "20s"}}.
+    """
 
     scenario: str
     title: str
@@ -376,4 +383,5 @@ class Plan:
     ready_deadline_ns: int = 30_000_000_000
     clock: Literal["real", "virtual"] = "real"
     accounts: tuple[Account, ...] = ()
+    registry: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA

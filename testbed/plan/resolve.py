@@ -9,13 +9,15 @@ from typing import Any
 from enforcer.policy import Policy
 from enforcer.yamlfile import Document
 from testbed.plan.accounts import resolve_accounts
+from testbed.plan.desks import check_asked, resolve_desks
 from testbed.plan.expectations import resolve_expectations
 from testbed.plan.network import Network
+from testbed.plan.official import play_ledger
 from testbed.plan.people import Resolving
 from testbed.plan.plan import EnforcerPlacement, Plan
 from testbed.plan.rest import check_names_of_the_rest, long_enough
 from testbed.plan.scenario_file import ScenarioFile
-from testbed.plan.script import check_order, resolve_events
+from testbed.plan.script import resolve_events
 from testbed.plan.traffic import resolve_bulk, resolve_registrations, resolve_streams, resolve_tunnels
 
 
@@ -54,7 +56,9 @@ def resolve(
     streams = resolve_streams(resolving, scenario.traffic)
     bulk = resolve_bulk(resolving, scenario.bulk)
     events = resolve_events(resolving, scenario.timeline, [placement.node for placement in enforcers])
-    histories = check_order(resolving, events, scenario.timeline)
+    desks = resolve_desks(resolving)
+    events, histories = play_ledger(resolving, events, scenario.timeline, desks)
+    check_asked(resolving, desks)
     check_names_of_the_rest(resolving)
     expectations = resolve_expectations(resolving, scenario.expect or [], streams, bulk, histories, names[1])
     return Plan(
@@ -78,6 +82,7 @@ def resolve(
         events=events,
         expectations=expectations,
         clock=scenario.clock,
+        registry=desks.settings(),
         accounts=resolve_accounts(resolving, scenario.accounts),
     )
 

@@ -8,21 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from enforcer import units
+from enforcer.allowlist import Category
 from enforcer.filemodel import Duration, FileModel, Rate, Ratio, refuse
 from testbed.plan.figures import FIGURES
+from testbed.plan.names import Names
 from testbed.plan.plan import ProbeKind
-
-_A_NAME_OR_SOME = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-    "description": "one name, or a list of names",
-}
-
-
-def _names(value: object) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise refuse(f"{value!r} is neither a name nor a list of names", "write a name, or [one, another]")
-    return names
+from testbed.plan.registry_file import OfficerFile, ProviderFile, RulesFile
 
 
 def _bound(value: object) -> object:
@@ -56,7 +47,6 @@ def _lasted(value: object) -> tuple[int, int]:
     return least, most
 
 
-Names = Annotated[list[str], PlainValidator(_names), WithJsonSchema(_A_NAME_OR_SOME)]
 Bound = Annotated[
     Any,
     PlainValidator(_bound),
@@ -115,6 +105,8 @@ class RegistrationFile(PeopleFile):
     """State when the scenario starts; left out: nothing yet, an apply event will come."""
     addresses: Names | None = None
     """Addresses on the form, when not the line's own (a mistake on the form)."""
+    category: Category | None = None
+    """The registry's category on the form; left out: the subscriber's kind, or `other`. A `provider` registers for its customers."""
 
 
 class TunnelFile(PeopleFile):
@@ -293,6 +285,12 @@ class ScenarioFile(FileModel):
     """real, or virtual: idle time costs nothing, reruns are equal byte for byte (needs `allowlab kernel build`)."""
     duration: Duration
     """How long it lasts, in real-world time."""
+    rules: RulesFile | None = None
+    """What the regulations leave open; left out: an approval has no end, and nobody's answer is promised."""
+    providers: list[ProviderFile] = []
+    """ISPs whose desks answer the registry by themselves; those of the others say what the timeline has them say."""
+    officer: OfficerFile | None = None
+    """The officer's desk decides by itself; left out: what the timeline says."""
     registrations: list[RegistrationFile] = []
     tunnels: list[TunnelFile] = []
     traffic: list[TrafficFile] = []

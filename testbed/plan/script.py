@@ -1,44 +1,20 @@
-"""The timeline of a scenario: its events in order, each checked against what is possible at that moment."""
+"""The timeline of a scenario: its events in order. What the registry would say to them: official.py."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
-from enforcer.registry.states import TRANSITIONS, State
 from enforcer.units import render_duration
 from testbed.faults.kinds import KINDS
 from testbed.plan.people import Resolving, registration
 from testbed.plan.plan import Event
-from testbed.plan.rest import registrations_in_doubt
 from testbed.plan.scenario_file import EventFile, FaultFile, SetLinkFile
 from testbed.plan.script_actions import ACTIONS, PORTAL
 
 # file key -> the plan's argument, with its unit in the name
 _CHANGES = {"rate": "rate_bps", "delay": "delay_ns", "jitter": "jitter_ns", "loss": "loss_ratio"}
-
-
-@dataclass(slots=True)
-class Histories:
-    """What the ledger officially says at each time: (from when, state) by registration, in order; None: no application."""
-
-    states: dict[str, list[tuple[int, State | None]]] = field(default_factory=dict)
-
-    def ever(self, name: str, state: str | None, is_state: bool = True) -> bool:
-        """Whether the registration is ever in the state (or, with is_state False, ever in another one)."""
-        return any((known == state) is is_state for _, known in self.states.get(name, [(0, None)]))
-
-    def moments(self, name: str, state: str) -> list[int]:
-        """When it comes into the state."""
-        changes = self.states.get(name, [])
-        return [at for (at, now), (_, was) in zip(changes[1:], changes, strict=False) if now == state != was]
-
-    def leaves(self, name: str, state: str) -> list[int]:
-        """When it goes out of the state."""
-        changes = self.states.get(name, [])
-        return [at for (at, now), (_, was) in zip(changes[1:], changes, strict=False) if was == state != now]
 
 
 def resolve_events(resolving: Resolving, files: list[EventFile], enforcers: list[str]) -> tuple[Event, ...]:
@@ -61,74 +37,6 @@ def resolve_events(resolving: Resolving, files: list[EventFile], enforcers: list
             unique = name if names[name] == 1 else f"{name}.{names[name]}"
             events.append(Event(unique, file.at, action, args, line, column))
     return tuple(events)
-
-
-def check_order(resolving: Resolving, events: tuple[Event, ...], files: list[EventFile]) -> Histories:
-    """Plays the events on the ledger and the lines; notes what the registry would refuse."""
-    place = {resolving.document.position(file.place): file.place for file in files}
-    histories = Histories({name: [(0, item.initial)] for name, item in resolving.registrations.items()})
-    verified = {name: item.initial not in (None, "pending") for name, item in resolving.registrations.items()}
-    unsure = {name for name, item in resolving.registrations.items() if item.initial == "pending"}
-    doubtful = registrations_in_doubt(resolving)
-    is_ledger_known = resolving.is_sound("registrations")
-    moves: Counter[str] = Counter()
-    complained: set[str] = set()
-    for event in events:
-        where = (*place[event.line, event.column], event.action)
-        if event.action == "change-address":
-            name = event.args["subscriber"]
-            moves[name] += 1
-            if moves[name] > len(resolving.subscribers[name].spare4):
-                resolving.add(where, f"{name} has no further address", "remove this event", True)
-        if event.action not in PORTAL:
-            continue
-        name = event.args["registration"]
-        if name in doubtful or not is_ledger_known:  # what is wrong there may be why it seems wrong here
-            continue
-        action = "verify" if event.action == "refuse-verify" else event.action
-        action = {"change-address-form": "change-address", "complain": "appeal"}.get(action, action)
-        state = histories.states[name][-1][1]
-        possible = TRANSITIONS[action]
-        if action == "apply" and state in ("rejected", "revoked", "expired"):
-            state = None  # whoever wants in again applies again
-        if state not in possible:
-            resolving.add(
-                where, f"{name} is {state or 'not applied for'} at that time", _remedy(action, possible), True
-            )
-            continue
-        if action == "appeal":
-            if problem := _against_complaint(histories, name, state, complained):
-                resolving.add(where, *problem, True)
-            complained.add(name)
-            continue
-        if action == "apply":
-            verified[name] = False
-        elif event.action in ("verify", "refuse-verify"):
-            verified[name] = event.action == "verify"
-            unsure.discard(name)
-        elif action == "approve" and not verified[name] and name not in unsure:
-            resolving.add(
-                where,
-                f"the ISP has not verified {name} at that time",
-                f"add 'verify: {name}' before it",
-                True,
-            )
-        elif action == "change-address":
-            verified[name] = False
-        after = "pending" if action == "change-address" and state == "active" else possible[state]
-        histories.states[name].append((event.at_ns, after))
-    return histories
-
-
-def _against_complaint(
-    histories: Histories, name: str, state: str | None, complained: set[str]
-) -> tuple[str, str] | None:
-    """What the registry would say to "I am registered and blocked", and what to do; None when it would take it."""
-    if name in complained:
-        return f"{name} has complained already, and nobody answers", "remove this event"
-    if state == "rejected" or not any(known == "active" for _, known in histories.states[name]):
-        return f"{name} was never approved: a block of it is not false", "remove this event, or approve it before"
-    return None
 
 
 def _displaced(times: list[int]) -> dict[int, str]:
@@ -247,11 +155,6 @@ def _set_link(resolving: Resolving, file: SetLinkFile) -> dict[str, Any] | None:
     links = [link.name for link in resolving.network.links]
     is_known = resolving.known((*file.place, "link"), file.link, links, "a link")
     return {"link": file.link, **changes} if is_known and changes else None
-
-
-def _remedy(action: str, possible: Any) -> str:
-    states = [state or "not applied for" for state in possible]
-    return f"put {action} where it is {' or '.join(states)}"
 
 
 def _subject(args: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def resolve_registrations(resolving: Resolving, files: list[RegistrationFile]) -
         addresses = _addresses(resolving, file)
         for subscriber in select(resolving, file):
             for server in servers:
-                wanted = form(resolving, subscriber, server, file.state, addresses)
+                wanted = form(resolving, subscriber, server, file.state, addresses, file.category)
                 if wanted.name in resolving.registrations:
                     resolving.add(where, f"{wanted.name} is registered twice", "keep one of them")
                 resolving.registrations[wanted.name] = wanted

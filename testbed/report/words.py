@@ -40,6 +40,7 @@ FIGURE_WORDS = {
     "rtt_p95_s": "round trip, 95th percentile",
     "rtt_p99_s": "round trip, 99th percentile",
     "goodput_bps": "goodput, median",
+    "application_to_approval_s": "application to approval, longest",
     "approval_to_first_byte_s": "approval to first byte, longest",
     "revocation_to_last_byte_s": "revocation to last byte, longest",
     "person_minutes_lost": "summed time without service",

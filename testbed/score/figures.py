@@ -89,6 +89,8 @@ def measure(expectation: Expectation, run: Run) -> Measured:
             run.plan, run.truth, attempts, "approval" if name.startswith("approval") else "revocation"
         )
         return _longest([wait for wait in found if from_ns <= wait.at_ns < until_ns])
+    if name == "application_to_approval_s":
+        return _longest(_applications(run, where, from_ns, until_ns))
     if name == "registration_state":
         return _state(run, where, until_ns)
     if name == "goodput_bps":
@@ -190,6 +192,20 @@ def _longest(found: list[Wait]) -> Measured:
     value = (longest.value_ns or 0) / NS_PER_S
     low = None if longest.low_ns is None else longest.low_ns / NS_PER_S
     return Measured(value, len(found), low, value, reason=f"longest: {longest.registration}")
+
+
+def _applications(run: Run, where: dict[str, list[str]], from_ns: int, until_ns: int) -> list[Wait]:
+    """From each application (or new address) in the window to the approval; what was not approved waits for ever."""
+    fits = _fits_registration(run.plan, where)
+    found = []
+    for name in (each.name for each in run.plan.registrations if fits(each)):
+        changes = run.truth.transitions(name)
+        for (at_ns, _, state), (next_ns, _, after) in zip(
+            changes, [*changes[1:], (0, None, None)], strict=True
+        ):
+            if state == "pending" and from_ns <= at_ns < until_ns:
+                found.append(Wait(name, state, at_ns, next_ns - at_ns if after == "active" else None))
+    return found
 
 
 def _state(run: Run, where: dict[str, list[str]], until_ns: int) -> Measured:

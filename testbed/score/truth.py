@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import get_args
@@ -48,6 +49,8 @@ class Truth:
     _serials: list[tuple[int, int]] = field(default_factory=list)
     categories: dict[str, str] = field(default_factory=dict)
     """The registry's category of each subscriber, as the registrar writes it on the form."""
+    licences: dict[str, list[str]] = field(default_factory=dict)
+    """Server -> the registrations of providers for it: each, while active, entitles everybody to use it."""
 
     def state_at(self, registration: str, t_ns: int) -> str | None:
         """The official state at a moment; None before there was an application."""
@@ -58,14 +61,20 @@ class Truth:
     def is_entitled(self, stream: Stream, from_ns: int, until_ns: int) -> bool | None:
         """Whether the person is entitled to it from one moment to another; None when that changes in between.
 
-        Traffic that is not VPN always is. VPN is while its registration is active.
+        Traffic that is not VPN always is. VPN is while its registration is active, or that of a licensed provider for its server.
         """
         if stream.registration is None:
             return True
-        answers = {self.state_at(stream.registration, from_ns) == "active"}
-        for change in self.changes[stream.registration]:
-            if from_ns < change.t_ns <= until_ns:
-                answers.add(change.state == "active")
+        names = {stream.registration, *self.licences.get(self.registrations[stream.registration].server, ())}
+        moments = {
+            change.t_ns
+            for name in names
+            for change in self.changes[name]
+            if from_ns < change.t_ns <= until_ns
+        }
+        answers = {
+            any(self.state_at(name, t_ns) == "active" for name in names) for t_ns in (from_ns, *moments)
+        }
         return answers.pop() if len(answers) == 1 else None
 
     def serial_at(self, t_ns: int) -> int:
@@ -104,7 +113,7 @@ class Truth:
             wanted.endpoint_prefixes,
             wanted.endpoint_ports,
             wanted.protocols,
-            category=self.categories.get(wanted.subscriber, ""),
+            category=wanted.category or self.categories.get(wanted.subscriber, ""),
         )
 
 
@@ -125,4 +134,9 @@ def truth_of(plan: Plan, events: Iterable[EventRecord]) -> Truth:
         changes[name].append(Change(event.t_ns, name, state, serial))
         serials.append((event.t_ns, max(serial, serials[-1][1] if serials else 0)))
     categories = {each.name: each.kind if each.kind in _CATEGORIES else "other" for each in plan.subscribers}
-    return Truth({each.name: each for each in plan.registrations}, changes, numbers, serials, categories)
+    licences: dict[str, list[str]] = defaultdict(list)
+    for each in plan.registrations:
+        if each.category == "provider":
+            licences[each.server].append(each.name)
+    known = {each.name: each for each in plan.registrations}
+    return Truth(known, changes, numbers, serials, categories, dict(licences))

@@ -10,8 +10,9 @@ import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ PORTAL_ACTIONS = (
 )
 
 _FILES = Path("/run/registry")  # in the world's private /run
+_LONG_NS = 10 * 365 * 86_400 * 10**9
+_LOOK_S = 0.05
 
 
 class RegistryFailed(Exception):
@@ -51,23 +54,26 @@ class Nodes(Protocol):
 
 
 class Registrar:
-    """Starts the registry and acts for people. Not thread-safe: one act at a time (they are milliseconds).
+    """Starts the registry and acts for people. One act at a time (they are milliseconds); meanwhile another thread may wait_for.
 
-    settings: more keys of the registry's configuration file (docs/registry.md), such as `rules` and `providers`. A form names its
-    line's ISP as provider and its subscriber by name, so `providers` called like the topology's ISPs verify by themselves.
+    The registry's rules are the plan's. A form names its line's ISP as provider and its subscriber by name.
     """
 
-    def __init__(
-        self, lab: Nodes, plan: Plan, database: Path, settings: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, lab: Nodes, plan: Plan, database: Path) -> None:
         if plan.authority is None:
             raise RegistryFailed("the topology has no authority, so nothing can be registered; give it one")
         self._lab, self._plan, self._database = lab, plan, database
-        self._authority, self._settings = plan.authority, settings or {}
+        self._rules = plan.registry.get("rules", {})
+        if plan.clock == "real" and "calendar" in self._rules:
+            raise RegistryFailed(
+                "the scenario's rules have a calendar, which only a virtual clock can keep; run it with --clock virtual"
+            )
+        self._authority = plan.authority
         self._officer, self._isp = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self._numbers: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
         self._seen: dict[int, int] = {}
+        self._lock = threading.Lock()  # two threads may ask for a history; each event is told once
         self._process: subprocess.Popen[bytes] | None = None
         self.key_file = _FILES / "feed.pub"
 
@@ -89,9 +95,12 @@ class Registrar:
         for number, registration in enumerate(seeded, start=1):
             self._numbers[registration.name] = number
             self._tokens[registration.name] = secrets.token_urlsafe(16)
+        # What is active at the start was approved at some time before, and ends at some time after the scenario.
+        ends = {"valid_until_ns": time.time_ns() + _LONG_NS} if "validity" in self._rules else {}
         seed = {
             "registrations": [
                 {**self._form(each), "state": each.initial, "token": self._tokens[each.name]}
+                | (ends if each.initial == "active" else {})
                 for each in seeded
             ]
         }
@@ -108,6 +117,7 @@ class Registrar:
             "tokens": {"isp": self._isp, "officer": self._officer},
             "seed": str(_FILES / "seed.json"),
             "portal": {"accounts": str(_FILES / "accounts.sqlite")},  # nobody's; not part of the run
+            **self._plan.registry,
         }
         (_FILES / "registry.json").write_text(json.dumps(config), encoding="utf-8")
         argv = [sys.executable, "-m", "enforcer.registry", "serve", "--config", str(_FILES / "registry.json")]
@@ -148,6 +158,35 @@ class Registrar:
         )
         return self._new_events(wanted, answer)
 
+    def wait_for(
+        self, action: str, registration: str, since_ns: int, timeout_s: float = 5.0
+    ) -> list[dict[str, Any]]:
+        """Wait until the registry by itself has done something to a registration, at since_ns (monotonic) or later.
+
+        action: expire, remind, verify or refuse-verify. Returns the new ledger events as act() does; raises TimeoutError when it
+        does not happen in time, and what act() raises.
+        """
+        wanted = next(each for each in self._plan.registrations if each.name == registration)
+        deadline = time.monotonic() + timeout_s
+        verified = {"verify": True, "refuse-verify": False}.get(action)
+        does = "verify" if verified is not None else action
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self._call(self._authority.node, "GET", self._path(registration), None, self._officer)
+            found += self._new_events(wanted, answer)
+            offset_ns = time.time_ns() - time.monotonic_ns()
+            if any(
+                (entry["action"], entry["actor"], entry.get("verified")) == (does, "system", verified)
+                and entry["at_ns"] - offset_ns >= since_ns
+                for entry in answer["history"]
+            ):
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the registry should have come to '{action}' of {registration} by itself, and did not within {timeout_s:.0f} s"
+                )
+            time.sleep(_LOOK_S)
+
     def history(self) -> list[dict[str, Any]]:
         """The seeded registrations as they stand, in the form act() returns."""
         records = []
@@ -170,7 +209,8 @@ class Registrar:
             "endpoint_prefixes": list(registration.endpoint_prefixes),
             "endpoint_ports": list(registration.endpoint_ports),
             "protocols": list(registration.protocols),
-            "category": subscriber.kind if subscriber.kind in CATEGORIES else "other",
+            "category": registration.category
+            or (subscriber.kind if subscriber.kind in CATEGORIES else "other"),
             "purpose": f"work over {registration.server}",
             "provider": subscriber.isp,
             "subscriber_id": subscriber.name,
@@ -214,8 +254,10 @@ class Registrar:
         """What the ledger has on this registration that was not returned before; the last one carries the state reached."""
         offset_ns = time.time_ns() - time.monotonic_ns()
         number = answer["registration"]
-        new = answer["history"][self._seen.get(number, 0) :]
-        self._seen[number] = len(answer["history"])
+        with self._lock:
+            seen = self._seen.get(number, 0)
+            new = answer["history"][seen:]
+            self._seen[number] = max(seen, len(answer["history"]))
         return [
             {
                 "registration": registration.name,
@@ -223,6 +265,7 @@ class Registrar:
                 "action": entry["action"],
                 "actor": entry["actor"],
                 "verified": entry.get("verified"),
+                "reason": entry["reason"],
                 "state": answer["state"] if entry is new[-1] else None,
                 "serial": answer["serial"],
                 "monotonic_ns": entry["at_ns"] - offset_ns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from itertools import groupby
 from typing import Any
@@ -15,6 +16,9 @@ from testbed.timeline.registrar import PORTAL_ACTIONS
 from testbed.timeline.stage import Stage
 from testbed.timeline.tunnels import TunnelRunner
 
+# What follows from an act never comes sooner after it than planned; this is for two clocks read one after the other.
+_EARLY_NS = 50_000_000
+
 
 class Script:
     """The events of one run. `problems` lists the ones that could not be carried out, in words for the user."""
@@ -24,6 +28,8 @@ class Script:
         self._event = event
         self._t0_ns = t0_ns
         self._tunnels = TunnelRunner(event, t0_ns)
+        # What happens to one registration happens in order, also where an answer takes longer than the time to the next event.
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.problems: list[str] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -83,17 +89,13 @@ class Script:
     async def _carry_out_all(self, events: list[Event]) -> None:
         """Events of one moment, in the order they are written, so that registrations get the same numbers in each run."""
         for event in events:
-            await self._carry_out(event)
+            async with self._turns[event.args.get("registration", event.name)]:
+                await self._carry_out(event)
 
     async def _carry_out(self, event: Event) -> None:
-        self._event(
-            EventRecord(
-                self.now_ns(),
-                "script",
-                event.name,
-                {"action": event.action, **event.args, "planned_ns": event.at_ns},
-            )
-        )
+        if event.args.get("by") != "registry":
+            data = {"action": event.action, **event.args, "planned_ns": event.at_ns}
+            self._event(EventRecord(self.now_ns(), "script", event.name, data))
         try:
             await self._do(event)
         except (OSError, HttpFailed, RuntimeError, ValueError) as error:
@@ -104,7 +106,13 @@ class Script:
 
     async def _do(self, event: Event) -> None:
         stage, args = self._stage, event.args
-        if event.action in PORTAL_ACTIONS:
+        if args.get("by") == "registry":
+            since_ns = self._t0_ns + event.at_ns - _EARLY_NS
+            for record in await asyncio.to_thread(
+                stage.registrar.wait_for, event.action, args["registration"], since_ns
+            ):
+                self._ledger(record)
+        elif event.action in PORTAL_ACTIONS:
             for record in await asyncio.to_thread(stage.registrar.act, event.action, args["registration"]):
                 self._ledger(record)
         elif event.action == "change-address-form":
