@@ -29,6 +29,17 @@ _FLAGS = (
 )  # fmt: skip
 
 
+_DOES_NOT_FIT = """
+const width = document.documentElement.clientWidth, told = each => each.outerHTML.slice(0, 100);
+const seen = [...document.querySelectorAll('body *')].filter(each => each.getBoundingClientRect().width > 0);
+return [
+  ...(document.documentElement.scrollWidth > width ? ['the page'] : []),
+  ...seen.filter(each => each.getBoundingClientRect().right > width + 1 && !each.closest('.scroll, pre, .skip')).map(told),
+  ...seen.filter(each => each.matches('a, button, input, select, textarea, summary') && !each.closest('p, li:not(nav li), dd, td, .option, .skip')
+    && each.getBoundingClientRect().height < 24).map(told),
+]"""
+
+
 @contextmanager
 def open_browser(folder: Path, base: str) -> Iterator[Browser]:
     """Skips the test when there is no chromium. The browser ends with its driver, which is ended by its process."""
@@ -97,6 +108,16 @@ class Browser:
         """A registration of a table."""
         self._leave_by(self.driver.find_element(By.CSS_SELECTOR, f"tbody th a[href$='/{number}']"))
 
+    def be_a_phone(self, width: int = 390) -> None:
+        """From here on; 0: the window's own width again."""
+        size = {"width": width, "height": 844 if width else 0, "deviceScaleFactor": 0, "mobile": bool(width)}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    @property
+    def does_not_fit(self) -> list[str]:
+        """What of the page is wider than the window (tables and code scroll by themselves), or too small to be touched (WCAG 2.2: 1.4.10, 2.5.8)."""
+        return self.driver.execute_script(_DOES_NOT_FIT)
+
     def arrives(self, path: str, heading: str) -> None:
         """Waits until the page that a key asked for is there."""
         WebDriverWait(self.driver, 20, ignored_exceptions=[WebDriverException]).until(
@@ -151,6 +172,16 @@ def complaints(html: str) -> list[str]:
     if not page.all("html")[0].get("lang"):
         found.append("no lang")
     found += [f"{len(page.all(tag))} <{tag}>" for tag in ("h1", "main", "title") if len(page.all(tag)) != 1]
+    found += ["a nav without a name" for each in page.all("nav") if not each.get("aria-label")]
+    first = next(
+        (tag for tag in page.tags if tag[0] in ("a", "button", "input") and tag[1].get("type") != "hidden"),
+        None,
+    )
+    if first is None or first[1].get("class") != "skip":
+        found.append("no link to the content before all others")
+    told = {each.get("href", "")[1:] for each in page.all("a")}
+    wrong = {each["id"] for _, each in page.tags if each.get("aria-invalid") == "true" and "id" in each}
+    found += [f"{name} is wrong, and no link of the summary leads there" for name in sorted(wrong - told)]
     for tag in ("input", "select", "textarea"):
         for each in page.all(tag):
             if each.get("type") != "hidden" and each.get("id") not in labelled:

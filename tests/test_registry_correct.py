@@ -144,7 +144,7 @@ def test_a_registrant_corrects_a_waiting_application_and_everybody_sees_what_cha
     for person, path in ((ada, f"/my/{number}"), (khan, f"/officer/{number}"), (site.person("auditor.rao"), f"/officer/{number}")):  # fmt: skip
         seen = person.see(path).text
         row = seen[seen.index("What was changed") :].split("</table>")[0]
-        assert "203.0.113.7<" in row and "203.0.113.8<" in row and "Addresses of your line" in row, path
+        assert "203.0.113.7<" in row and "203.0.113.8<" in row and "Addresses of the line" in row, path
     assert ">corrected<" in khan.see("/officer").text
     assert f"/provider/{number}" in site.person("northern").see("/provider").text
     assert "The registrant changed this on" in site.person("northern").see(f"/provider/{number}").text

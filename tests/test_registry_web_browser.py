@@ -79,7 +79,7 @@ def test_a_registrations_whole_life(browser, registry) -> None:
     browser.sign_in("officer.khan", PASSWORD)
     browser.open_row(number)
     browser.press("Record the decision")
-    assert "Choose one of those" in browser.text and "Write the reason" in browser.text
+    assert "Choose what you decide" in browser.text and "Write the reason" in browser.text
     browser.fill(action=["approve"], reason="papers are in order")
     browser.press("Record the decision")
     assert "It is on the allowlist now" in browser.text
@@ -155,11 +155,39 @@ def test_by_keyboard_alone_from_signing_in_to_a_report(browser, registry) -> Non
 
 
 def test_what_is_wrong_with_a_page_would_be_found() -> None:
-    page = '<html lang="en"><title>t</title><main><h1>a</h1>{}</main></html>'
+    page = '<html lang="en"><title>t</title><a class="skip" href="#main">s</a><main id="main"><h1>a</h1>{}</main></html>'
     assert complaints(page.format("<h2>b</h2><label for=x>l</label><input id=x>")) == []  # control
-    wrong = {"<input name=x>": "no label", "<h3>x</h3>": "h3 after h1", "<h2></h2>": "without words", "<p id=a><p id=a>": "2 times", "<a href='#x'>x</a>": "nowhere", "<table></table>": "caption", "<h1>b</h1>": "2 <h1>", "<p aria-describedby=q>": "not there"}  # fmt: skip
+    wrong = {"<input name=x>": "no label", "<h3>x</h3>": "h3 after h1", "<h2></h2>": "without words", "<p id=a><p id=a>": "2 times", "<a href='#x'>x</a>": "nowhere", "<table></table>": "caption", "<h1>b</h1>": "2 <h1>", "<p aria-describedby=q>": "not there", "<nav></nav>": "a nav without a name", "<label for=w>l</label><input id=w aria-invalid=true>": "w is wrong"}  # fmt: skip
     for html, told in wrong.items():
         assert any(told in each for each in complaints(page.format(html))), html
+    assert complaints(page.format("").replace(' class="skip"', "")) == [
+        "no link to the content before all others"
+    ]
+
+
+def test_every_page_fits_a_phone(browser, registry) -> None:
+    number = _approved(registry)
+    waiting, _ = registry.apply(
+        registrant="A long name of a company with many branches in the valley", purpose="x" * 120
+    )
+    pages = {
+        "": ["/", "/help", "/api", "/sign-in", "/sign-up", "/status", "/nowhere"],
+        "ada": ["/my", f"/my/{number}", *(f"/my/{number}/{act}" for act in ("blocked", "change-address", "ask-renewal", "withdraw", "correct")), "/my/apply", "/my/apply?category=call-centre", "/bulk", "/account"],
+        "officer.khan": ["/officer?state=", f"/officer/{number}", f"/officer/{waiting}", "/officer/appeals", "/audit", "/my"],
+        "northern": ["/provider"],
+    }  # fmt: skip
+    try:
+        for name, paths in pages.items():
+            if name:
+                browser.sign_in(name, PASSWORD)
+            browser.be_a_phone()
+            for path in paths:
+                browser.go(path)
+                assert browser.does_not_fit == [], (name, path)
+        browser.driver.execute_script("document.querySelector('h1').style.width = '900px'")
+        assert browser.does_not_fit != []  # control: it would be found
+    finally:
+        browser.be_a_phone(0)
 
 
 def _approved(registry: Registry) -> int:

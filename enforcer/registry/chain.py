@@ -34,7 +34,9 @@ class Head:
     def from_json(cls, data: Mapping[str, Any]) -> Head:
         """Raises ValueError."""
         if data.get("schema") != HEAD_SCHEMA:
-            raise ValueError(f"schema is {data.get('schema')!r}; write a head that 'enforcer-registry head' printed")
+            raise ValueError(
+                f"schema is {data.get('schema')!r}; write a head that 'enforcer-registry head' printed"
+            )
         try:
             return cls(int(data["events"]), int(data["serial"]), str(data["hash"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import re
@@ -129,7 +130,7 @@ def _read_csv(file: str, text: str) -> list[FormRow]:
     _, head = next(lines, (1, []))
     names = [name.strip() for name, _ in head]
     problems = [
-        f"{file}:1:{column}: {name.strip()!r} is no column; write some of {', '.join(COLUMNS)}"
+        f"{file}:1:{column}: {name.strip()!r} is no column; {_instead(name.strip())}"
         for name, column in head
         if name.strip() not in COLUMNS
     ]
@@ -139,13 +140,19 @@ def _read_csv(file: str, text: str) -> list[FormRow]:
         if name.strip() in names[:place]
     ]
     problems += [
-        f"{file}:1:1: the column {name!r} is missing; the first line names the columns: {','.join(COLUMNS)}"
+        f"{file}:1:1: the column {name!r} is missing; add it to the first line"
         for name in ("registrant", "subscriber_prefixes", "endpoint_prefixes")
         if name not in names
     ]
     if problems:
+        problems[-1] += f". Columns can be: {', '.join(COLUMNS)}"
         raise BadFile(problems)
     return [_row(line, names, cells) for line, cells in lines if any(cell.strip() for cell, _ in cells)]
+
+
+def _instead(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else "rename it or take it out"
 
 
 def _row(line: int, names: list[str], cells: list[tuple[str, int]]) -> FormRow:

@@ -201,7 +201,9 @@ def not_a_prefix(value: Any, error: ValueError) -> str:
     host = server_name(value) if isinstance(value, str) else ""
     if host:
         return f"{host!r} is a name; write its address ('nslookup {host}' tells it; when it changes, apply for the new one)"
-    return f"{error}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48"
+    # ipaddress speaks of networks "that do not appear to be" one.
+    what = str(error) if "host bits" in str(error) else f"{value!r} is no address or prefix"
+    return f"{what}; write a prefix such as 203.0.113.7/32 or 2001:db8::/48"
 
 
 def _documents(value: Any, problems: list[str]) -> tuple[Document, ...]:

@@ -55,7 +55,7 @@ class Form:
     def choice(self, name: str, choices: tuple[str, ...] | list[str]) -> str:
         value = self.get(name)
         if value not in choices:
-            self.fail(name, "choose")
+            self.fail(name, f"{name}.choose" if self.texts.has(f"error.{name}.choose") else "choose")
         return value
 
     def prefixes(self, name: str) -> list[str]:

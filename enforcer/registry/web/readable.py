@@ -11,6 +11,13 @@ from typing import Any
 from enforcer.registry.web.openapi import document
 from enforcer.registry.web.operations import ERRORS
 
+_NESTED = (
+    "HistoryLine",
+    "AppealStatus",
+    "NamedDocument",
+    "BulkLine",
+)  # parts of answers that have a table of their own
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -31,8 +38,8 @@ class ReadableCall:
     body: tuple[Field, ...]
     query: tuple[Field, ...]
     status: str
-    answer: tuple[Field, ...]
-    errors: tuple[tuple[str, str], ...]
+    answer: str
+    errors: tuple[str, ...]
 
 
 @cache
@@ -53,11 +60,23 @@ def calls() -> tuple[ReadableCall, ...]:
                     _fields(about.get("requestBody", {})),
                     tuple(_field(each["name"], each["schema"] | {"description": each["description"]}, each["required"]) for each in about.get("parameters", ()) if each["in"] == "query"),
                     good,
-                    _fields(answer),
-                    tuple((code, ERRORS[int(code)]) for code in about["responses"] if not code.startswith("2")),
+                    _answer(answer),
+                    tuple(code for code in about["responses"] if not code.startswith("2")),
                 )
             )  # fmt: skip
     return tuple(found)
+
+
+def answers() -> dict[str, tuple[Field, ...]]:
+    """What is answered, by its name: the fields of each."""
+    schemas = document()["components"]["schemas"]
+    names = dict.fromkeys([*(each.answer for each in calls()), *_NESTED, "Problem"])
+    return {name: _properties(schemas[name]) for name in names}
+
+
+def errors() -> dict[int, str]:
+    """Why each status other than 2xx is answered. Without marks of code, which a page has its own for."""
+    return {code: why.replace("`", "") for code, why in ERRORS.items()}
 
 
 def example(base: str) -> str:
@@ -76,7 +95,14 @@ def example(base: str) -> str:
 def _fields(body: dict[str, Any]) -> tuple[Field, ...]:
     if "content" not in body:
         return ()
-    schema = _resolved(next(iter(body["content"].values()))["schema"])
+    return _properties(_resolved(next(iter(body["content"].values()))["schema"]))
+
+
+def _answer(about: dict[str, Any]) -> str:
+    return re.sub(".*/", "", about["content"]["application/json"]["schema"]["$ref"])
+
+
+def _properties(schema: dict[str, Any]) -> tuple[Field, ...]:
     required = schema.get("required", ())
     return tuple(
         _field(name, about, name in required) for name, about in schema.get("properties", {}).items()
@@ -84,12 +110,13 @@ def _fields(body: dict[str, Any]) -> tuple[Field, ...]:
 
 
 def _field(name: str, schema: dict[str, Any], required: bool) -> Field:
-    return Field(name, _kind(schema), required, schema.get("description", ""))
+    return Field(name, _kind(schema), required, schema.get("description", "").replace("`", ""))
 
 
 def _kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
-        return _kind(_resolved(schema))
+        name = re.sub(".*/", "", schema["$ref"])
+        return name if name in _NESTED else _kind(_resolved(schema))
     if "enum" in schema:
         return " | ".join(str(each) for each in schema["enum"])
     if "anyOf" in schema:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from enforcer.registry.changes import FormChange, form_changes
 from enforcer.registry.standing import provider_key
 from enforcer.registry.states import TRANSITIONS, Appeal, Application, LedgerEvent, Registration, State
+from enforcer.registry.web import reports
+from enforcer.registry.web.listcheck import Report
 
 if TYPE_CHECKING:
     from enforcer.registry.desk import Desk
@@ -33,6 +35,7 @@ class View:
     """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed).
 
     is_nobodys: it waits for a provider, and no provider here has the name that was given. version: Registration.version.
+    report: what an appeal against a block says for programs; appeal_text: the rest, in people's words.
     """
 
     number: int
@@ -53,6 +56,8 @@ class View:
     is_nobodys: bool
     version: int
     changes: tuple[FormChange, ...]
+    report: Report | None
+    appeal_text: str
 
 
 def view_of(desk: Desk, registration: Registration) -> View:
@@ -61,6 +66,7 @@ def view_of(desk: Desk, registration: Registration) -> View:
     history = tuple(line_of(event) for event in events)
     needs_provider = desk.ledger.rules.requires_verification
     appeal = registration.appeal
+    report = reports.read(appeal.text) if appeal and appeal.about == "false-block" else None
     is_nobodys = needs_provider and registration.waits_for_provider and not _is_known(desk, registration)
     return View(
         registration.number,
@@ -81,6 +87,8 @@ def view_of(desk: Desk, registration: Registration) -> View:
         is_nobodys,
         registration.version,
         form_changes(events),
+        report,
+        (appeal.text if report is None else appeal.text.partition("\n")[2]) if appeal else "",
     )  # fmt: skip
 
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from enforcer.registry.web.view import View
 
 _NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
-    "": (("/sign-in", "sign-in"), ("/sign-up", "sign-up")),
-    "registrant": (("/my", "my"), ("/my/apply", "apply"), ("/bulk", "bulk"), ("/account", "account")),
-    "officer": (("/officer", "officer"), ("/officer/appeals", "appeals"), ("/bulk", "bulk"), ("/audit", "audit"), ("/account", "account")),
-    "provider": (("/provider", "provider"), ("/account", "account")),
-    "auditor": (("/audit", "audit"), ("/officer", "officer"), ("/officer/appeals", "appeals"), ("/account", "account")),
+    "": (("/sign-in", "sign-in"), ("/sign-up", "sign-up"), ("/help", "help")),
+    "registrant": (("/my", "my"), ("/my/apply", "apply"), ("/bulk", "bulk"), ("/account", "account"), ("/help", "help")),
+    "officer": (("/officer", "officer"), ("/officer/appeals", "appeals"), ("/bulk", "bulk"), ("/audit", "audit"), ("/account", "account"), ("/help", "help")),
+    "provider": (("/provider", "provider"), ("/account", "account"), ("/help", "help")),
+    "auditor": (("/audit", "audit"), ("/officer", "officer"), ("/officer/appeals", "appeals"), ("/account", "account"), ("/help", "help")),
 }  # fmt: skip
 _STEPS = (("days", 86400), ("hours", 3600), ("minutes", 60))
 
@@ -81,6 +81,10 @@ class Words:
         """A paper that was named, with what it is known by."""
         kind = self.of("document", document.kind)
         return f"{kind} ({document.reference})" if document.reference else kind
+
+    def label(self, name: str) -> str:
+        """A field of the form, whoever's it is."""
+        return self.texts.t("officer.line" if name == "subscriber_prefixes" else f"field.{name}")
 
     def prefixes(self, prefixes: tuple[str, ...], between: str = ", ") -> str:
         """A prefix that is one address is shown as the address."""

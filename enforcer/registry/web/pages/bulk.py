@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from enforcer.registry.web.office import Office
 
 ROLES = ("registrant", "officer")
 MOST_SHOWN = 500  # lines of a report; the rest are counted
+_PLACE = re.compile(r"rows\.csv:(\d+):(\d+): (.*)", re.DOTALL)
 
 _EXAMPLE = Application(
     "Indus Software (Pvt) Ltd", ("203.0.113.16/28",), ("198.51.100.4/32", "2001:db8:4::/48"), (51820,), ("wireguard",),
@@ -27,7 +29,7 @@ def routes(office: Office) -> list[Route]:
 
 
 async def _bulk(here: Page) -> Response:
-    report, text = None, ""
+    report, text, wrong = None, "", []
     if here.request.method == "POST":
         text = _text(here)
         if not here.form.errors:
@@ -35,7 +37,8 @@ async def _bulk(here: Page) -> Response:
                 is_trial = "trial" in here.form.fields
                 report = here.desk.apply_all("rows.csv", text, here.desk.of_account(here.account), is_trial)
             except BadFile as error:
-                here.form.errors["file"] = "; ".join(error.problems[:10])
+                here.form.fail("rows" if here.form.get("rows") else "file", "bulk-file")
+                wrong = [_placed(each)[2] for each in error.problems[:20]]
     # Wrong rows first: they are what has to be looked at.
     rows = sorted(report.rows, key=lambda row: not row.problems) if report else []
     names = _names(text) if report else []
@@ -43,7 +46,15 @@ async def _bulk(here: Page) -> Response:
         "bulk.html",
         422 if report and report.wrong else 200,
         report=report,
-        rows=[(row, names[row.row - 1] if row.row <= len(names) else "") for row in islice(rows, MOST_SHOWN)],
+        wrong=wrong,
+        rows=[
+            (
+                row,
+                [_placed(each) for each in row.problems],
+                names[row.row - 1] if row.row <= len(names) else "",
+            )
+            for row in islice(rows, MOST_SHOWN)
+        ],
         left_out=max(0, len(rows) - MOST_SHOWN),
         columns=COLUMNS,
         choices={"category": CATEGORIES, "protocols": VPN_PROTOCOLS, "documents": tuple(DOCUMENTS)},
@@ -62,6 +73,12 @@ def _text(here: Page) -> str:
     except UnicodeDecodeError as error:
         here.form.fail("file", "utf8", at=error.start)
         return ""
+
+
+def _placed(problem: str) -> tuple[str, str, str]:
+    """Line, column and words of a problem, whose file is what was sent."""
+    found = _PLACE.fullmatch(problem)
+    return (found[1], found[2], found[3]) if found else ("", "", problem)
 
 
 def _names(text: str) -> list[str]:

@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from enforcer.registry.form import CATEGORIES
 from enforcer.registry.states import TRANSITIONS, Registration, State
-from enforcer.registry.web import reports
 from enforcer.registry.web.frame import Page, page
 from enforcer.registry.web.listcheck import check
 from enforcer.registry.web.office import Office
@@ -84,7 +83,6 @@ def show(here: Page, registration: Registration) -> Response:
     """The registration as officers and auditors see it; auditors are offered nothing to do."""
     view, t = view_of(here.desk, registration), here.texts.t
     is_officer = here.account.role == "officer"
-    report = reports.read(view.appeal.text) if view.appeal and view.appeal.about == "false-block" else None
     possible = _possible(here, registration) if is_officer else []
     about = view.appeal.about if view.appeal else "rejection"
     return here.html(
@@ -98,7 +96,7 @@ def show(here: Page, registration: Registration) -> Response:
         ],
         can_answer=is_officer,
         not_yet=registration.state == "pending" and "approve" not in possible,
-        finding=check(here.desk.ledger.events(registration.number), report) if report else None,
+        finding=check(here.desk.ledger.events(registration.number), view.report) if view.report else None,
     )
 
 

@@ -46,9 +46,10 @@ async def _help(here: Page) -> Response:
 
 
 async def _api(here: Page) -> Response:
-    from enforcer.registry.web.readable import calls, example
+    from enforcer.registry.web.readable import answers, calls, errors, example
 
-    return here.html("api.html", calls=calls(), example=example(str(here.request.base_url).rstrip("/")))
+    shown = example(str(here.request.base_url).rstrip("/"))
+    return here.html("api.html", calls=calls(), answers=answers(), errors=errors(), example=shown)
 
 
 async def _language(here: Page) -> Response:
