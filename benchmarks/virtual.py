@@ -142,15 +142,17 @@ def write_case(case: Case, folder: Path) -> Path:
     topology["subscribers"] = people
     (folder / "bench.topology.yaml").write_text(yaml.safe_dump(topology, sort_keys=False), encoding="utf-8")
     path = folder / f"bench-{case.name}.scenario.yaml"
-    path.write_text(yaml.safe_dump(_scenario(case, list(people)), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(_scenario(case, topology), sort_keys=False), encoding="utf-8")
     return path
 
 
-def _scenario(case: Case, people: list[str]) -> dict[str, Any]:
+def _scenario(case: Case, topology: dict[str, Any]) -> dict[str, Any]:
     """A third of them has a WireGuard tunnel, half ask for OpenVPN or IKEv2, registered; the rest ask without being registered."""
+    people = list(topology["subscribers"])
     third, sixth = len(people) // 3, len(people) // 6
-    tunnels, refused = people[:third], people[-sixth:]
-    asking = people[third:-sixth]
+    # Nobody whose public address is a registered neighbour's too: those pass, as the policy is written.
+    refused = [name for name in people if topology["subscribers"][name]["address"] != "nat"][-sixth:]
+    tunnels, asking = people[:third], [name for name in people[third:] if name not in refused]
     openvpn, ikev2 = asking[: len(asking) * 3 // 4], asking[len(asking) * 3 // 4 :]
     every = {"every": case.every, "from": "5s"}
 

@@ -177,6 +177,14 @@ def bird_conf(plan: Plan, node_name: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def is_settled(plan: Plan) -> bool:
+    """Whether routing has nothing more to do once it has converged: in virtual time, when the script strikes no link."""
+    return plan.clock == "virtual" and not any(
+        event.action == "set-link" or (event.action == "fault" and event.args["kind"] in _LINK_FAULTS)
+        for event in plan.events
+    )
+
+
 def _definitions(plan: Plan, node: Node) -> str:
     lines = []
     for family in (4, 6):
@@ -205,7 +213,7 @@ def _session(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_serv
     options = " rs client;" if peer.is_client else ""
     hold_s = EXCHANGE_HOLD_S if peer.is_client or peer.is_route_server else HOLD_S
     timers = f"hold time {hold_s}; keepalive time {hold_s // 3};"
-    if plan.clock == "virtual" and not _strikes_links(plan):
+    if is_settled(plan):
         timers = "hold time 0;"
     return f"""protocol bgp '{peer.protocol(family)}' {{
   local {peer.local[family]} as {node.asn};
@@ -222,14 +230,6 @@ def _session(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_serv
 {_export(node, peer, is_route_server)}    }};
   }};
 }}"""
-
-
-def _strikes_links(plan: Plan) -> bool:
-    """Whether the script has anything in it that a session could be lost by."""
-    return any(
-        event.action == "set-link" or (event.action == "fault" and event.args["kind"] in _LINK_FAULTS)
-        for event in plan.events
-    )
 
 
 def _import(plan: Plan, node: Node, peer: Neighbour, family: int, is_route_server: bool) -> str:

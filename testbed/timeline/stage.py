@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from testbed import faults
+from testbed.lab.bird import is_settled
 from testbed.lab.build import Lab, build
 from testbed.lab.calibrate import CalibrationFailed, calibrate
 from testbed.lab.calibrate_ends import ProbeFailed
@@ -113,6 +114,8 @@ class Stage:
         self._cleanup.callback(routing.close)
         registry = asyncio.create_task(asyncio.to_thread(self._start_registry)) if plan.authority else None
         await asyncio.to_thread(wait_ready, self.lab, routing)
+        if is_settled(plan):
+            routing.rest()
         serial = await registry if registry is not None else 0
         if plan.policy is not None and plan.enforcers:
             self._start_enforcers(plan.policy)  # they take a second to start; the servers come up meanwhile

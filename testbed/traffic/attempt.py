@@ -11,7 +11,7 @@ from typing import Protocol
 
 from testbed.plan.plan import Stream
 from testbed.records import FlowRecord, ProbeRecord
-from testbed.traffic.ticker import Ticker
+from testbed.traffic.ticker import Job, Ticker
 
 # What the kernel tells a socket, in the words of records.FAILURES. ICMP "administratively prohibited" reaches a
 # connected IPv4 UDP socket as EHOSTUNREACH and an IPv6 one as EACCES (Linux icmp_err_convert, icmpv6_err_convert).
@@ -100,6 +100,7 @@ class Attempt:
         self.received = 0
         self.rtt_ns: int | None = None
         self.is_done = False
+        self._deadline: Job | None = None
         self.on_done: Callable[[Attempt], None] | None = None
 
     @property
@@ -108,7 +109,7 @@ class Attempt:
 
     def begin(self) -> None:
         """Send, and set the deadline. Never raises: an error of the network or of the harness becomes the record."""
-        self.ticker.at(self.scheduled_ns + self.stream.deadline_ns, self._expire)
+        self._deadline = self.ticker.at(self.scheduled_ns + self.stream.deadline_ns, self._expire)
         try:
             self._send()
         except OSError as error:
@@ -147,6 +148,8 @@ class Attempt:
         if self.is_done:
             return
         self.is_done = True
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._release()
         self._write_probes()
         sent_ns = self.sent_ns

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import struct
 import time
 from collections.abc import Callable
 
 from testbed.records import ProbeRecord
 from testbed.traffic.attempt import Attempt, failure_of
+from testbed.traffic.ports import Port, Ports
 
 _SEQUENCE = struct.Struct("!IQ")  # packet number, scheduled time: 12 bytes at the head of each voice packet
 
@@ -18,39 +17,35 @@ class DatagramAttempt(Attempt):
     """Sends `request(self)` from a new source port and is delivered when `is_answer(self, data)` holds."""
 
     def __init__(
-        self, *args, request: Callable[[Attempt], bytes], is_answer: Callable[[Attempt, bytes], bool]
+        self,
+        *args,
+        ports: Ports,
+        request: Callable[[Attempt], bytes],
+        is_answer: Callable[[Attempt, bytes], bool],
     ) -> None:
         super().__init__(*args)
         self._request = request
         self._is_answer = is_answer
-        self._socket: socket.socket | None = None
+        self._ports = ports
+        self._port: Port | None = None
 
     def _send(self) -> None:
-        sock = self._open()
+        port = self._open()
         payload = self._request(self)
         self._mark_sent(time.monotonic_ns())
-        sock.send(payload)
+        port.socket.send(payload)
 
-    def _open(self) -> socket.socket:
-        family = socket.AF_INET if self.stream.family == 4 else socket.AF_INET6
-        with self.host.inside():
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket = sock
-        sock.connect((self.target.address, self.target.port))
-        self.src, self.src_port = sock.getsockname()[:2]
-        asyncio.get_running_loop().add_reader(sock, self._readable)
-        return sock
+    def _open(self) -> Port:
+        to = self.target.address, self.target.port
+        self._port = self._ports.connected(self.host, self.stream.family, to, self._readable)
+        self.src, self.src_port = self._port.socket.getsockname()[:2]
+        return self._port
 
-    def _readable(self) -> None:
-        assert self._socket is not None
-        try:
-            data = self._socket.recv(2048)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._failed(failure_of(error))
-            return
-        self._received(data)
+    def _readable(self, data: bytes | OSError) -> None:
+        if isinstance(data, OSError):
+            self._failed(failure_of(data))
+        else:
+            self._received(data)
 
     def _received(self, data: bytes) -> None:
         if self._is_answer(self, data):
@@ -59,10 +54,13 @@ class DatagramAttempt(Attempt):
             self._failed("wrong_answer")
 
     def _release(self) -> None:
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._port is None:
+            return
+        if self.received and self.received == self.sent:
+            self._ports.give_back(self.host, self.stream.family, self._port)
+        else:
+            self._ports.close(self._port)
+        self._port = None
 
 
 class VoiceAttempt(DatagramAttempt):
@@ -74,8 +72,10 @@ class VoiceAttempt(DatagramAttempt):
 
     DELIVERED_RATIO = 0.95
 
-    def __init__(self, *args) -> None:
-        super().__init__(*args, request=lambda attempt: b"", is_answer=lambda attempt, data: True)
+    def __init__(self, *args, ports: Ports) -> None:
+        super().__init__(
+            *args, ports=ports, request=lambda attempt: b"", is_answer=lambda attempt, data: True
+        )
         self._send_ns: list[int] = []
         self._rtts_ns: list[int | None] = []
 
@@ -91,14 +91,14 @@ class VoiceAttempt(DatagramAttempt):
                 self.ticker.at(due_ns, lambda number=number: self._send_packet(number))
 
     def _send_packet(self, number: int) -> None:
-        if self._socket is None:
+        if self._port is None:
             return
         due_ns = self.scheduled_ns + number * self.stream.spacing_ns
         now_ns = time.monotonic_ns()
         self._send_ns[number] = now_ns
         head = _SEQUENCE.pack(number, due_ns)
         try:
-            self._socket.send(head.ljust(self.stream.payload_bytes, b"\0"))
+            self._port.socket.send(head.ljust(self.stream.payload_bytes, b"\0"))
         except OSError as error:
             self._failed(failure_of(error))
             return

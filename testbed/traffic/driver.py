@@ -19,6 +19,7 @@ from testbed.plan.plan import Stream
 from testbed.traffic.attempt import Attempt, Host, Sink, Target
 from testbed.traffic.datagram import DatagramAttempt, VoiceAttempt, dns_query, is_dns_answer
 from testbed.traffic.echo import IcmpAttempt, IcmpSocket, TunnelEchoAttempt, TunnelSocket
+from testbed.traffic.ports import Ports
 from testbed.traffic.stream_tcp import TcpAttempt
 from testbed.traffic.ticker import Ticker
 
@@ -74,6 +75,7 @@ class Driver:
     _running: set[Attempt] = field(default_factory=set)
     _icmp: dict[tuple[str, int], IcmpSocket] = field(default_factory=dict)
     _tunnel_sockets: dict[str, TunnelSocket] = field(default_factory=dict)
+    _ports: Ports = field(default_factory=Ports)
     _ticker: Ticker | None = None
     _left: int = 0
     _is_done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,9 +144,11 @@ class Driver:
 
     def _maker(self, stream: Stream) -> MAKER:
         if stream.probe == "dns":
-            return lambda *args: DatagramAttempt(*args, request=dns_query, is_answer=is_dns_answer)
+            return lambda *args: DatagramAttempt(
+                *args, ports=self._ports, request=dns_query, is_answer=is_dns_answer
+            )
         if stream.probe == "voice":
-            return VoiceAttempt
+            return lambda *args: VoiceAttempt(*args, ports=self._ports)
         if stream.probe == "https":
             request, is_complete = self.https
             return lambda *args: TcpAttempt(*args, request=request, is_complete=is_complete)
@@ -156,7 +160,9 @@ class Driver:
         handshake = self.handshakes[stream.name]
         if handshake.transport == "tcp":
             return lambda *args: TcpAttempt(*args, request=handshake.request, is_complete=handshake.is_answer)
-        return lambda *args: DatagramAttempt(*args, request=handshake.request, is_answer=handshake.is_answer)
+        return lambda *args: DatagramAttempt(
+            *args, ports=self._ports, request=handshake.request, is_answer=handshake.is_answer
+        )
 
     def _icmp_socket(self, stream: Stream) -> IcmpSocket:
         key = (stream.subscriber, stream.family)
@@ -186,6 +192,7 @@ class Driver:
             shared.close()
         self._icmp.clear()
         self._tunnel_sockets.clear()
+        self._ports.close_all()
         if self._ticker is not None:
             self._ticker.close()
 

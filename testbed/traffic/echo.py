@@ -40,15 +40,14 @@ class _SharedSocket:
         self._socket.close()
 
     def _readable(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(2048)
-            except (BlockingIOError, OSError):
-                return
-            number = self._number_of(data)
-            attempt = None if number is None else self._waiting.get(number)
-            if attempt is not None:
-                attempt.echoed()
+        try:  # one: the loop calls again while there is more
+            data = self._socket.recv(2048)
+        except (BlockingIOError, OSError):
+            return
+        number = self._number_of(data)
+        attempt = None if number is None else self._waiting.get(number)
+        if attempt is not None:
+            attempt.echoed()
 
     def _number_of(self, data: bytes) -> int | None:
         raise NotImplementedError
