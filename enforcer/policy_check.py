@@ -95,4 +95,24 @@ def doubts(document: Document, model: PolicyFile, today: str) -> list[Problem]:
                     f"{protocol!r} is not governed, so nothing of it needs an exemption",
                     "remove it here, or add it to governs",
                 )
+    _doubt_categories(found, model)
+    for key in ("registry-unreachable", "feed-stale"):
+        behaviour = getattr(model.on_failure, key.replace("-", "_"))
+        if model.mode == "enforce" and behaviour.do == "block":
+            found.add(
+                ("on-failure", key, "do"),
+                "whoever is registered is cut off too while the registry is away, and nobody can help it from here",
+                "write 'keep': the last good allowlist stays in force",
+            )
     return found.problems
+
+
+def _doubt_categories(found: Document, model: PolicyFile) -> None:
+    if model.registrations is None or set(model.registrations.categories) != {"provider"}:
+        return
+    if model.match != "endpoint":
+        found.add(
+            ("match",),
+            "only providers' registrations count, and those hold a provider's own line: their customers never match",
+            "write 'match: endpoint', or count more categories",
+        )

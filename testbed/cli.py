@@ -115,7 +115,10 @@ def run(
 @main.command()
 @click.argument("paths", nargs=-1, type=_PATH)
 def check(paths: tuple[Path, ...]) -> None:
-    """Check scenario, topology and policy files (all of the project's without PATH). Needs no privileges and no lab."""
+    """Check scenario, topology and policy files (all of the project's without PATH). Needs no privileges and no lab.
+
+    Mistakes end it with exit code 2. Warnings, about what a policy may say and probably does not mean, do not.
+    """
     from testbed.plan.load import check_files
 
     project = Path(__file__).resolve().parents[1]
@@ -127,11 +130,14 @@ def check(paths: tuple[Path, ...]) -> None:
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise Mistake("\n".join(f"{path}: there is no such file or folder" for path in missing))
-    problems, counts = check_files(paths or whole)
-    if problems:
-        raise Mistake("\n".join(str(problem) for problem in problems))
-    read = [f"{count} {kind} file{'s'[: count != 1]}" for kind, count in counts.items() if count]
-    click.echo("no problems in " + ", ".join(read))
+    checked = check_files(paths or whole)
+    for doubt in checked.doubts:
+        click.echo(f"warning: {doubt}", err=True)
+    if checked.problems:
+        raise Mistake("\n".join(str(problem) for problem in checked.problems))
+    read = [f"{count} {kind} file{'s'[: count != 1]}" for kind, count in checked.counts.items() if count]
+    warned = f"{len(checked.doubts)} warning{'s'[: len(checked.doubts) != 1]} and " if checked.doubts else ""
+    click.echo(f"{warned}no problems in {', '.join(read)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -68,7 +68,40 @@ def test_check_without_problems_says_what_it_has_read() -> None:
     result = allowlab("check", ROOT / "scenarios" / "minimal-smoke.scenario.yaml")
 
     assert result.output == "no problems in 1 scenario file, 1 topology file, 1 policy file\n"
-    assert allowlab("check", ROOT / "topologies").output == "no problems in 2 topology files\n"
+    count = len(list((ROOT / "topologies").glob("*.topology.yaml")))
+    assert allowlab("check", ROOT / "topologies").output == f"no problems in {count} topology files\n"
+
+
+def test_check_warns_of_what_a_scenarios_policy_probably_does_not_mean_and_does_not_fail(
+    tmp_path: Path,
+) -> None:
+    text = (ROOT / "enforcer/policies/registered-pairs.policy.yaml").read_text()
+    policy = tmp_path / "p.policy.yaml"
+    scenario = tmp_path / "s.scenario.yaml"
+    scenario.write_text(
+        (ROOT / "scenarios/minimal-smoke.scenario.yaml")
+        .read_text()
+        .replace("../topologies", str(ROOT / "topologies"))
+        .replace("../enforcer/policies/registered-pairs.policy.yaml", "p.policy.yaml")
+    )
+    policy.write_text(text)
+    assert "warning" not in allowlab("check", scenario).output  # control
+
+    policy.write_text(
+        text.replace(
+            "registry-unreachable: {after: 5s, do: keep}", "registry-unreachable: {after: 5s, do: block}"
+        )
+    )
+    result = allowlab("check", scenario)
+
+    line = next(
+        n for n, each in enumerate(policy.read_text().splitlines(), 1) if "registry-unreachable" in each
+    )
+    assert result.exit_code == 0
+    assert f"warning: {policy}:{line}:41: on-failure.registry-unreachable.do: " in result.output
+    assert result.output.endswith(
+        "1 warning and no problems in 1 scenario file, 1 topology file, 1 policy file\n"
+    )
 
 
 @pytest.mark.parametrize(

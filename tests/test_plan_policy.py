@@ -200,6 +200,36 @@ def test_a_review_that_is_past_is_a_doubt_and_no_mistake(tmp_path: Path) -> None
     assert doubt.what == "the review of 'wifi-calling' was due on 2026-06-30"
 
 
+@pytest.mark.parametrize(
+    ("was", "written", "where", "fix"),
+    [
+        ("registry-unreachable: {after: 5s, do: keep}", "registry-unreachable: {after: 5s, do: block}", "on-failure.registry-unreachable.do", "write 'keep'"),
+        ("feed-stale: {after: 1m, do: keep}", "feed-stale: {after: 1m, do: block}", "on-failure.feed-stale.do", "write 'keep'"),
+        ("match: subscriber+endpoint", "match: subscriber+endpoint\nregistrations: {categories: [provider]}", "match", "write 'match: endpoint'"),
+        ("governs: [wireguard, openvpn-udp, openvpn-tcp, ikev2, esp,", "governs: [wireguard, openvpn-udp, openvpn-tcp, ikev2,", "exempt[0].protocols[1]", "remove it here"),
+    ],
+)  # fmt: skip
+def test_what_probably_is_not_meant_is_a_doubt(
+    tmp_path: Path, was: str, written: str, where: str, fix: str
+) -> None:
+    file = tmp_path / "p.policy.yaml"
+    assert was in STRICT
+    file.write_text(STRICT.replace(was, written))
+    checked = check_files([file], "2026-06-30")
+    assert not checked.problems
+    assert [(doubt.where, doubt.fix.startswith(fix)) for doubt in checked.doubts] == [(where, True)]
+
+
+def test_a_policy_that_only_observes_may_say_block(tmp_path: Path) -> None:
+    """It stops nobody, so nobody is cut off."""
+    file = tmp_path / "p.policy.yaml"
+    text = STRICT.replace(
+        "registry-unreachable: {after: 5s, do: keep}", "registry-unreachable: {after: 5s, do: block}"
+    )
+    file.write_text(text.replace("mode: enforce", "mode: observe"))
+    assert check_files([file], "2026-06-30") == Checked([], [], 1)
+
+
 FAILURES = [line.strip() for line in STRICT[STRICT.index("on-failure:") :].splitlines()[1:] if line.strip()]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from enforcer.filemodel import validate
-from enforcer.policy import Policy, check_policy, renamed
+from enforcer.policy import Policy, check_policy, doubts, renamed
 from enforcer.policy_file import PolicyFile
 from enforcer.yamlfile import Document, FileError, Problem, read
 from testbed.plan.network import Network, build_network
@@ -62,11 +63,20 @@ def load_topology_plan(topology: str | Path, policy: str | Path | None = None) -
 
 def check_paths(paths: Iterable[str | Path]) -> list[Problem]:
     """Every problem of the files, and of those below the folders, in order of file and position; [] when all is well."""
-    return check_files(paths)[0]
+    return check_files(paths).problems
 
 
-def check_files(paths: Iterable[str | Path]) -> tuple[list[Problem], dict[Kind, int]]:
-    """Like check_paths, and how many files of each kind were read, with those that scenarios name."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """problems make a file unusable; doubts (of policies) are allowed and probably not meant. counts: files read, with those scenarios name."""
+
+    problems: list[Problem]
+    doubts: list[Problem]
+    counts: dict[Kind, int]
+
+
+def check_files(paths: Iterable[str | Path], today: str | None = None) -> Checked:
+    """Like check_paths, and more. today: ISO 8601, for what is due; left out: the clock's, in UTC."""
     files = _Files()
     for path in map(Path, paths):
         found = _below(path) if path.is_dir() else [path]
@@ -76,7 +86,8 @@ def check_files(paths: Iterable[str | Path]) -> tuple[list[Problem], dict[Kind, 
         for file in found:
             files.check(file)
     kinds = [kind_of(path) for path in files.documents]
-    return files.all_problems(), {kind: kinds.count(kind) for kind in KINDS}
+    doubtful = files.doubts(today or datetime.now(UTC).date().isoformat())
+    return Checked(files.all_problems(), doubtful, {kind: kinds.count(kind) for kind in KINDS})
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:
@@ -156,6 +167,13 @@ class _Files:
         if key not in self.policies:
             self.policies[key] = check_policy(self._document(path))
         return self.policies[key]
+
+    def doubts(self, today: str) -> list[Problem]:
+        """What the good policies among the files say and probably do not mean."""
+        files = [
+            document.file for path, document in self.documents.items() if self.policies.get(path) is not None
+        ]
+        return [doubt for file in sorted(files) for doubt in doubts(Path(file), today)]
 
     def title(self, path: Path) -> str:
         return str(self._document(path).data["title"])
