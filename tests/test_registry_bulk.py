@@ -301,3 +301,55 @@ def test_what_a_spreadsheet_writes_instead_of_commas_is_read_alike(separator):
     rows = read_forms("m.csv", "\ufeff" + out.getvalue())
     assert [application(row.form) for row in rows] == forms
     assert read_forms("m.csv", out.getvalue().replace("51820", "all"))[0].columns["endpoint_ports"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("import", "new.sqlite", "m.txt", "--as", "applications"), "name it *.csv or *.jsonl"),
+        (("import", "new.sqlite", "head.csv", "--as", "applications"), "there are no applications in it"),
+        (("import", "new.sqlite", "wrong.csv", "--as", "applications"), "nothing was taken"),
+        (("import", "new.sqlite", "wrong.csv", "--as", "events"), "wrong.csv:1:1: not an event: Expecting value; write what"),
+        (("import", "new.sqlite", "wrong.csv", "--as", "registrations"), "wrong.csv:1:1: not JSON"),
+        (("import", "new.sqlite", "early.jsonl", "--as", "registrations"), "early.jsonl:1:134: at_ns: -5 is too small; write at least 0"),
+        (("import", "new.sqlite", "late.jsonl", "--as", "registrations"), "at_ns: "),
+        (("import", "new.sqlite", "binary.csv", "--as", "applications"), "byte 0 is not UTF-8"),
+        (("import", "nowhere/new.sqlite", "good.csv", "--as", "applications"), "there is no folder nowhere; make it"),
+        (("import", "new.sqlite", "good.csv", "--as", "applications", "--report", "nowhere/r.csv"), "nowhere/r.csv: there is no folder nowhere"),
+        (("import", "there.sqlite", "good.csv", "--as", "applications", "--report", "."), "--report"),
+        (("import", "there.sqlite", "same.jsonl", "--as", "registrations"), "same.jsonl:2:1: registration 1 asks for this already; remove the line"),
+        (("migrate", "good.csv", "new.sqlite"), "good.csv: not a ledger"),
+        (("backup", "there.sqlite", "nowhere/copy.sqlite"), "there is no folder nowhere"),
+        (("export", "there.sqlite", "--at", "9" * 30), "is no time"),
+        (("state", "there.sqlite", "--registration", "9" * 20), "not in the range"),
+        (("account", "list", "new.sqlite"), "does not exist"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_told_changes_nothing_and_leaves_no_file(tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    seed = '{"registrant": "B", "subscriber_prefixes": ["203.0.113.8/32"], "endpoint_prefixes": ["198.51.100.4/32"], "state": "active", "at_ns": %s}\n'  # fmt: skip
+    other = seed.replace("203.0.113.8", "203.0.113.9") % 1
+    files = {
+        "good.csv": HEAD + GOOD, "m.txt": HEAD + GOOD, "head.csv": HEAD, "wrong.csv": HEAD + GOOD.replace("51820", "all"), "early.jsonl": seed % -5,
+        "late.jsonl": seed % (2**63), "same.jsonl": other + seed % 7,
+    }  # fmt: skip
+    for name, text in files.items():
+        Path(name).write_text(text)
+    Path("binary.csv").write_bytes(b"\xff\xfe")
+    assert run("import", "there.sqlite", "same.jsonl", "--as", "registrations").exit_code == 0  # control
+    Path("same.jsonl").write_text(other.replace("203.0.113.9", "203.0.113.10") + other)
+    before, names = Path("there.sqlite").read_bytes(), sorted(Path().iterdir())
+    answer = run(*arguments)
+    assert answer.exit_code == 2 and told in answer.output, answer.output
+    assert isinstance(answer.exception, SystemExit)
+    left = [each for each in sorted(Path().iterdir()) if not each.name.endswith(("-wal", "-shm"))]
+    assert left == names and Path("there.sqlite").read_bytes() == before
+
+
+def test_a_trial_makes_no_ledger(tmp_path):
+    (tmp_path / "good.csv").write_text(HEAD + GOOD)
+    answer = run("import", tmp_path / "new.sqlite", tmp_path / "good.csv", "--as", "applications", "--trial")
+    assert answer.exit_code == 0 and "1 applications would be taken" in answer.output
+    assert [each.name for each in tmp_path.iterdir()] == ["good.csv"]
+    run("import", tmp_path / "new.sqlite", tmp_path / "good.csv", "--as", "applications")
+    assert (tmp_path / "new.sqlite").exists()  # control

@@ -72,7 +72,8 @@ def read_events(file: str, lines: Iterable[str]) -> Iterator[LedgerEvent]:
                 ]
             ) from None
         except (ValueError, TypeError) as error:
-            raise BadFile([f"{file}:{number}:{getattr(error, 'colno', 1)}: not an event: {error}"]) from None
+            told = f"not an event: {getattr(error, 'msg', error)}; write what 'enforcer-registry export --as events' printed"
+            raise BadFile([f"{file}:{number}:{getattr(error, 'colno', 1)}: {told}"]) from None
 
 
 def registration_json(registration: Registration, has_owner: bool = True) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def forms_csv(forms: Iterable[Application]) -> Iterator[str]:
 
 def read_forms(file: str, text: str) -> list[FormRow]:
     """Applications of a file named *.csv or *.jsonl. Problems of a row are in it; BadFile: the file is no such thing at all."""
-    return _read_csv(file, text) if file.endswith(".csv") else _read_jsonl(text)
+    return _read_csv(file, text) if file.lower().endswith(".csv") else _read_jsonl(text)
 
 
 def _read_jsonl(text: str) -> list[FormRow]:
@@ -116,7 +117,8 @@ def _read_jsonl(text: str) -> list[FormRow]:
             if not isinstance(form, dict):
                 raise ValueError("write one JSON object a line")
         except (ValueError, RecursionError) as error:
-            rows.append(FormRow(line, {}, {"": getattr(error, "colno", 1)}, (f"not JSON: {error}",)))
+            told = f"not JSON: {getattr(error, 'msg', error)}"
+            rows.append(FormRow(line, {}, {"": getattr(error, "colno", 1)}, (told,)))
             continue
         columns = {key: content.find(f'"{key}"') + 1 for key in form}
         rows.append(FormRow(line, form, columns))

@@ -21,7 +21,11 @@ from enforcer.registry.tables import open_tables
 from enforcer.registry.verification import Verified, Witness, verify_chain, verify_derived
 
 LEDGER = click.argument("database", metavar="LEDGER", type=click.Path(exists=True, dir_okay=False))
-AT_SERIAL = click.option("--serial", type=int, help="as it was at this serial of the allowlist")
+# SQLite's integers have 64 bits.
+NUMBER = click.IntRange(min=1, max=2**63 - 1)
+AT_SERIAL = click.option(
+    "--serial", type=click.IntRange(min=0, max=2**63 - 1), help="as it was at this serial of the allowlist"
+)
 AT_TIME = click.option(
     "--at", "at", help="as it was then: 2026-11-10T08:00:00Z (UTC when it names no zone), or Unix ns"
 )
@@ -41,7 +45,7 @@ class BadChain(click.ClickException):
 
 @click.command()
 @LEDGER
-@click.option("--registration", type=int, help="only this one")
+@click.option("--registration", type=NUMBER, help="only this one")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def log(database: str, registration: int | None, as_json: bool) -> None:
     """Print the ledger's events, oldest first."""
@@ -90,7 +94,7 @@ def verify(database: str, head_file: Path | None, key_file: Path | None, chain_o
             if found.is_whole and not chain_only:
                 found = verify_derived(file, found.head, _progress)
     except (sqlite3.DatabaseError, BadLedger) as error:
-        raise Problem(_not_a_ledger(database, error)) from error
+        raise Problem(not_a_ledger(database, error)) from error
     _tell(database, found)
 
 
@@ -98,7 +102,7 @@ def verify(database: str, head_file: Path | None, key_file: Path | None, chain_o
 @LEDGER
 @AT_SERIAL
 @AT_TIME
-@click.option("--registration", type=int, help="this one, whole")
+@click.option("--registration", type=NUMBER, help="this one, whole")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object")
 def state(database: str, serial: int | None, at: str | None, registration: int | None, as_json: bool) -> None:
     """Print how many registrations were in each state at a serial or a time (default: now), or one registration."""
@@ -146,6 +150,7 @@ def backup(database: str, copy: Path) -> None:
 
     Copying the file itself while it is served leaves out what is still in the -wal file beside it.
     """
+    check_folder(copy)
     if copy.exists():
         raise Problem(f"{copy}: is there already; write the name of a new file")
     with closing(opened(database)):  # a ledger, whose newest events fit
@@ -167,13 +172,20 @@ def backup(database: str, copy: Path) -> None:
 
 def opened(database: str, is_read_only: bool = True) -> Ledger:
     """The ledger; read-only, it must be one already. Raises Problem."""
+    check_folder(Path(database))
     try:
         return Ledger(database, is_read_only=is_read_only)
     except (sqlite3.DatabaseError, BadLedger) as error:
-        raise Problem(_not_a_ledger(database, error)) from error
+        raise Problem(not_a_ledger(database, error)) from error
 
 
-def _not_a_ledger(database: str, error: Exception) -> str:
+def check_folder(file: Path) -> None:
+    """Whether a file can be where it is to be. Raises Problem."""
+    if not file.absolute().parent.is_dir():
+        raise Problem(f"{file}: there is no folder {file.parent}; make it, or write another")
+
+
+def not_a_ledger(database: str, error: Exception) -> str:
     if isinstance(error, BadLedger):
         return str(error)
     return f"{database}: not a ledger ({error}); write the ledger's file, which registry.yaml names after 'database'"
@@ -192,7 +204,7 @@ def past(ledger: Ledger, serial: int | None, at: str | None) -> StateAt:
 
 
 def _moment(text: str) -> int:
-    if text.isdecimal():
+    if text.isdecimal() and text.isascii() and int(text) < 2**63:
         return int(text)
     try:
         moment = datetime.fromisoformat(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer.registry.form import Application, BadApplication, application
 from enforcer.registry.ledger import Ledger
@@ -22,7 +23,10 @@ HISTORIES: dict[State, tuple[str, ...]] = {
     "rejected": ("reject",),
     "withdrawn": ("withdraw",),
 }
-_FORM = set(Application.__dataclass_fields__)
+FORM_FIELDS = set(Application.__dataclass_fields__)
+
+
+Moment = Annotated[int, Field(ge=0, le=2**63 - 1)]  # Unix ns; SQLite's integers have 64 bits
 
 
 class SeedRegistration(BaseModel):
@@ -46,12 +50,12 @@ class SeedRegistration(BaseModel):
     contact: str = ""
     state: State
     is_verified: bool | None = None
-    at_ns: int | None = None
+    at_ns: Moment | None = None
     token: str | None = None
     token_sha256: str = ""
     number: int | None = None
-    valid_from_ns: int | None = None
-    valid_until_ns: int | None = None
+    valid_from_ns: Moment | None = None
+    valid_until_ns: Moment | None = None
     new_prefixes: list[str] = []
 
 
@@ -92,7 +96,7 @@ def plant(ledger: Ledger, seeds: Iterable[SeedRegistration]) -> int:
 
 
 def _plant_one(ledger: Ledger, seed: SeedRegistration) -> None:
-    form = application(seed.model_dump(include=_FORM))
+    form = application(seed.model_dump(include=FORM_FIELDS))
     digest = hashlib.sha256(seed.token.encode()).hexdigest() if seed.token else seed.token_sha256
     at_ns = seed.at_ns if seed.at_ns is not None else seed.valid_from_ns
     number = ledger.apply(form, token_sha256=digest, at_ns=at_ns).number

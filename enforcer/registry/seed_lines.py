@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,9 @@ from pydantic import ValidationError
 
 from enforcer.filemodel import note_errors
 from enforcer.registry.exchange import BadFile
+from enforcer.registry.form import BadApplication, application
 from enforcer.registry.ledger import Ledger
-from enforcer.registry.seed import BadSeed, SeedRegistration, plant
+from enforcer.registry.seed import FORM_FIELDS, BadSeed, SeedRegistration, plant
 from enforcer.yamlfile import Document, parse
 
 _WRITE = "write one JSON object a line, as 'enforcer-registry export --as registrations' prints them"
@@ -41,7 +43,11 @@ def read_seed_lines(file: str, text: str) -> list[SeedLine]:
 
 
 def plant_lines(ledger: Ledger, file: str, lines: list[SeedLine]) -> int:
-    """All of them into the ledger, or none; returns how many. Raises BadFile."""
+    """All of them into the ledger, or none; returns how many. Raises BadFile, also for what a registration there asks for already."""
+    if ledger.head().events:
+        twice = [each for line in lines for each in _there_already(ledger, file, line)]
+        if twice:
+            raise BadFile(twice)
     try:
         return plant(ledger, [each.seed for each in lines])
     except BadSeed as error:
@@ -49,9 +55,7 @@ def plant_lines(ledger: Ledger, file: str, lines: list[SeedLine]) -> int:
         for position, told in error.problems:
             at = lines[position]
             document = documents.setdefault(position, parse(at.text, file))
-            name, _, rest = told.partition(": ")
-            what, _, fix = rest.rpartition("; ")
-            document.add((name,), what or fix, fix if what else "write another")
+            _add(document, told)
         raise BadFile(
             [
                 each
@@ -71,7 +75,33 @@ def _problems(file: str, line: int, content: str, error: ValidationError) -> lis
         return [f"{file}:{line}:1: not a JSON object; {_WRITE}"]
     document = parse(content, file)  # JSON is YAML: the positions of keys and values
     note_errors(document, SeedRegistration, error)
+    told = {each.where.partition("[")[0] for each in document.problems}
+    with contextlib.suppress(TypeError):  # a form that is none at all has been told
+        try:
+            application({name: value for name, value in data.items() if name in FORM_FIELDS})
+        except BadApplication as form:
+            for each in form.problems:
+                if each.partition(": ")[0] not in told and each.partition(": ")[0] in data:
+                    _add(document, each)
     return _told(document, line)
+
+
+def _there_already(ledger: Ledger, file: str, line: SeedLine) -> list[str]:
+    try:
+        form = application(line.seed.model_dump(include=FORM_FIELDS))
+    except BadApplication:
+        return []  # told when it is planted
+    return [
+        f"{file}:{line.line}:1: registration {number} asks for this already; remove the line"
+        for number in ledger.similar(form)
+    ]
+
+
+def _add(document: Document, problem: str) -> None:
+    """A problem of a form, which begins with its field and ends with what to write."""
+    name, _, rest = problem.partition(": ")
+    what, _, fix = rest.rpartition("; ")
+    document.add((name,), what or fix, fix if what else "write another")
 
 
 def _told(document: Document, line: int) -> list[str]:

@@ -20,7 +20,16 @@ from enforcer.registry.exchange import (
     registration_json,
 )
 from enforcer.registry.ledger import BadLedger
-from enforcer.registry.ledger_commands import AT_SERIAL, AT_TIME, LEDGER, Problem, opened, past
+from enforcer.registry.ledger_commands import (
+    AT_SERIAL,
+    AT_TIME,
+    LEDGER,
+    Problem,
+    check_folder,
+    not_a_ledger,
+    opened,
+    past,
+)
 from enforcer.registry.seed_lines import plant_lines, read_seed_lines
 from enforcer.registry.transfer import BadEvent, import_events
 from enforcer.registry.transfer import migrate as migrate_ledger
@@ -80,22 +89,38 @@ def import_(
     database: str, file: Path, form: str, config_file: Path | None, by: str, trial: bool, report: Path | None
 ) -> None:
     """Take a file into a ledger: all of it, or nothing of it. Every problem is told with its line and column."""
+    is_new = not Path(database).exists()
     try:
-        if form == "events":
-            with file.open(encoding="utf-8") as lines:
-                count = import_events(database, read_events(str(file), lines))
-            click.echo(f"{database}: {count} events")
-        elif form == "registrations":
-            lines = read_seed_lines(str(file), file.read_text(encoding="utf-8"))
-            with closing(opened(database, is_read_only=False)) as ledger:
-                _take_rules(ledger, config_file)
-                click.echo(f"{database}: {plant_lines(ledger, str(file), lines)} registrations")
-        else:
-            _applications(database, file, config_file, by, trial, report)
+        _import(database, file, form, config_file, by, trial, report)
     except UnicodeDecodeError as error:
         raise Problem(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
     except (BadFile, BadEvent, BadLedger, OSError, sqlite3.DatabaseError) as error:
         raise Problem(str(error) if isinstance(error, BadFile | BadLedger) else f"{file}: {error}") from error
+    else:
+        is_new = is_new and trial
+    finally:
+        if is_new:  # nothing of it was taken: nor is a ledger made
+            for end in ("", "-wal", "-shm"):
+                Path(f"{database}{end}").unlink(missing_ok=True)
+
+
+def _import(
+    database: str, file: Path, form: str, config_file: Path | None, by: str, trial: bool, report: Path | None
+) -> None:
+    check_folder(Path(database))
+    if form == "events":
+        with file.open(encoding="utf-8") as lines:
+            count = import_events(database, read_events(str(file), lines))
+        click.echo(f"{database}: {count} events")
+    elif form == "registrations":
+        lines = read_seed_lines(str(file), file.read_text(encoding="utf-8"))
+        if not lines:
+            raise BadFile([f"{file}: there is nothing in it; write one JSON object a line"])
+        with closing(opened(database, is_read_only=False)) as ledger:
+            _take_rules(ledger, config_file)
+            click.echo(f"{database}: {plant_lines(ledger, str(file), lines)} registrations")
+    else:
+        _applications(database, file, config_file, by, trial, report)
 
 
 @click.command()
@@ -103,16 +128,25 @@ def import_(
 @click.argument("new", type=click.Path(dir_okay=False))
 def migrate(old: str, new: str) -> None:
     """Write a ledger from before the hash chain, OLD, into a new file, NEW, that has one. OLD stays as it is."""
+    check_folder(Path(new))
     try:
         click.echo(f"{new}: {migrate_ledger(old, new)} events")
-    except (BadLedger, BadEvent, sqlite3.DatabaseError) as error:
+    except sqlite3.DatabaseError as error:
+        raise Problem(not_a_ledger(old, error)) from error
+    except (BadLedger, BadEvent) as error:
         raise Problem(str(error)) from error
 
 
 def _applications(
     database: str, file: Path, config_file: Path | None, by: str, trial: bool, report: Path | None
 ) -> None:
+    if file.suffix.lower() not in (".csv", ".jsonl"):
+        raise BadFile([f"{file}: name it *.csv or *.jsonl; the ending says how it is read"])
     rows = read_forms(str(file), file.read_text(encoding="utf-8"))
+    if not rows:
+        raise BadFile([f"{file}: there are no applications in it; write one a line"])
+    if report is not None:
+        _begin(report)  # before anything is taken: it could not be told afterwards
     with closing(opened(database, is_read_only=False)) as ledger:
         _take_rules(ledger, config_file)
         done = apply_all(ledger, rows, str(file), by=by, is_trial=trial)
@@ -129,6 +163,14 @@ def _applications(
     numbers = [row.registration for row in done.rows if row.registration is not None]
     which = f": numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
     click.echo(f"{database}: {len(rows)} applications {'would be taken' if trial else 'taken'}{which}")
+
+
+def _begin(report: Path) -> None:
+    check_folder(report)
+    try:
+        report.write_text("", encoding="utf-8")
+    except OSError as error:
+        raise Problem(f"--report {report}: cannot be written: {error.strerror or error}") from error
 
 
 def _take_rules(ledger, config_file: Path | None) -> None:

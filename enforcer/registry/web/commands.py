@@ -14,7 +14,8 @@ class Problem(click.ClickException):
     exit_code = 2
 
 
-_file = click.argument("file", type=click.Path(dir_okay=False))
+_new_file = click.argument("file", type=click.Path(dir_okay=False))
+_file = click.argument("file", type=click.Path(exists=True, dir_okay=False))
 
 
 @click.group()
@@ -23,7 +24,7 @@ def account() -> None:
 
 
 @account.command()
-@_file
+@_new_file
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--provider", default="", help="with --role provider: its name, as applicants write it")
