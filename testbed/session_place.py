@@ -122,13 +122,27 @@ class InKernel:
             stalled_after_s=self.stalled_after_s,
         )
         with machine as running, _one_request(running.stop, running.kill, watcher):
+            told = _Told(watcher)
             try:
                 for line in running.lines():
-                    tell(watcher, line)
+                    tell(told, line)
             except Stalled as error:
                 running.kill()
+                error.at_s = max(error.at_s, told.at_s)
                 raise WorldError(f"{error}; what was measured until then is kept") from None
             return running.wait()
+
+
+class _Told:
+    """A watcher that remembers how far the script had got."""
+
+    def __init__(self, watcher: Show) -> None:
+        self._watcher, self.at_s = watcher, float("-inf")
+        self.note, self.close = watcher.note, watcher.close
+
+    def phase(self, phase: str, text: str, at_s: float | None = None, of_s: float | None = None) -> None:
+        self.at_s = self.at_s if at_s is None else at_s
+        self._watcher.phase(phase, text, at_s, of_s)
 
 
 @contextmanager

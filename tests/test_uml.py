@@ -88,7 +88,7 @@ def test_a_dropped_or_selected_option_fails_the_build(tmp_path):
 
 
 def test_a_program_that_spins_with_the_clock_standing_still_is_named(tmp_path):
-    spin = "import os\npid = os.fork()\nwhile True: pass"
+    spin = "import os, time\nif os.fork(): time.sleep(100)\nwhile True: pass"
     kernel = subprocess.Popen([sys.executable, "-c", spin], start_new_session=True)
     try:
         heartbeat = tmp_path / "heartbeat"
