@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from random import Random
 
 import pytest
 
 from enforcer.allowlist import Entry
-from enforcer.difference import alike
-from enforcer.difference import changes as changes_module
-from enforcer.difference.alike import followers
+from enforcer.difference import touch
+from enforcer.difference.alike import divide
 from enforcer.difference.changes import Difference, difference
+from enforcer.difference.items import items
+from enforcer.difference.prefixes import flat
 from enforcer.difference.sides import Side
 from enforcer.policy import Exemption, Policy
 from tests.test_enforcer_diff_exact import POLICY, check
@@ -52,22 +54,20 @@ def entries(draw: Random, count: int) -> dict[int, Entry]:
     return found
 
 
-def told(found: Difference) -> list:
-    return sorted(
-        (
-            each.version,
-            sorted(each.subscribers),
-            sorted(each.endpoints),
-            sorted({(tuple(sorted(one)), tuple(sorted(other))) for one, other in each.exceptions}),
-            str(sorted(each.traffic, key=str)),
-            str(each.before),
-            str(each.after),
-        )
-        for each in found.changes
-    )
+def told(found: Difference) -> dict:
+    """Each registration's changes from one prefix to one prefix -> its ports."""
+    seen: dict = {}
+    for change in (single for each in found.changes for single in each.singles()):
+        less = frozenset(flat(change.exceptions))
+        for one, other in product(change.subscribers, change.endpoints):
+            for look, ports, opened_by in change.traffic:
+                for way in ("subscriber", "endpoint") if opened_by == "either" else (opened_by,):
+                    key = (change.version, one, other, less, look, way, change.before, change.after)
+                    seen[key] = seen[key].either(ports) if key in seen else ports
+    return seen
 
 
-def compare(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
+def compare(seed: int) -> int:
     """How many followed, where the difference is as without any."""
     draw = Random(seed)
     old = entries(draw, 40)
@@ -76,23 +76,26 @@ def compare(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
         del new[number]
     sides = Side(policy(draw), old), Side(policy(draw), new)
     found = difference(*sides)
-    with monkeypatch.context() as patch:
-        patch.setattr(changes_module, "followers", lambda *_: ([], []))
-        general = difference(*sides)
+    general = difference(*sides, is_led=False)
     assert told(found) == told(general)
     assert found.covered_by == general.covered_by
-    return sum(map(len, followers(*sides, 4)))
+    return len(followers(*sides))
 
 
-def test_followers_change_as_if_each_had_been_compared(monkeypatch):
-    followed = [compare(seed, monkeypatch) for seed in (*range(60), 1180)]
+def followers(old: Side, new: Side) -> list:
+    """In IPv4."""
+    return [item for each in divide(old, new, items(old, new)[4], 4).alike for item in each.followers]
+
+
+def test_followers_change_as_if_each_had_been_compared():
+    followed = [compare(seed) for seed in (*range(60), 1180)]
 
     assert sum(followed) > 500 and sum(map(bool, followed)) > 40
 
 
 @pytest.mark.nightly
-def test_the_same_in_many_worlds(monkeypatch):
-    assert sum(compare(seed, monkeypatch) for seed in range(1000, 3000)) > 10_000
+def test_the_same_in_many_worlds():
+    assert sum(compare(seed) for seed in range(1000, 3000)) > 10_000
 
 
 FOUR = {
@@ -111,17 +114,35 @@ def test_followers_are_judged_as_decide_judges_them(old_match, new_match):
     new_policy = replace(POLICY, match=new_match, governs=governs, action="reject")
     sides = Side(old_policy, FOUR), Side(new_policy, FOUR)
 
-    assert [len(each) for each in followers(*sides, 4)] == [2, 2]
+    assert len(followers(*sides)) == (4 if {old_match, new_match} == {"subscriber", "endpoint"} else 2)
     assert check(old_policy, FOUR, new_policy, FOUR) > 0
 
 
+SHARED = {
+    number: Entry(number, f"r{number}", (f"198.51.100.{line}/32",), ("198.51.100.32/32",), ports, kinds)
+    for number, (line, ports, kinds) in enumerate(
+        ((0, (), KINDS[:1]), (1, (51820,), KINDS[:1]), (2, (51820,), ()), (3, (500,), ("ikev2",))), 1
+    )
+}
+
+
+@pytest.mark.parametrize("old_match", MATCHES)
+@pytest.mark.parametrize("new_match", MATCHES)
+def test_those_that_share_an_endpoint_are_judged_as_decide_judges_them(old_match, new_match):
+    governs = ("wireguard", "ikev2", "esp")
+    old_policy = replace(POLICY, match=old_match, governs=governs)
+    new_policy = replace(POLICY, match=new_match, governs=governs, action="reject")
+
+    assert check(old_policy, SHARED, new_policy, SHARED) > 0
+
+
 def test_a_follower_that_is_not_free_is_caught(monkeypatch):
-    """Whoever shares a line is no follower; were it one, points would be told twice or not at all."""
+    """Whoever shares a line is no follower here; were it one, points would be told twice or not at all."""
     over = {**FOUR, 4: replace(FOUR[2], registration=4, endpoint_prefixes=("198.51.100.35/32",))}
     policies = (replace(POLICY, match="subscriber+endpoint"), replace(POLICY, match="subscriber"))
     assert check(policies[0], over, policies[1], over) > 0  # control
 
-    monkeypatch.setattr(alike._Held, "is_free", lambda *_: True)
+    monkeypatch.setattr(touch.Touch, "holds", lambda *_: False)
 
     with pytest.raises(AssertionError):
         check(policies[0], over, policies[1], over)

@@ -142,6 +142,9 @@ def test_the_problems_of_all_files_are_told_at_once(tmp_path):
 
     assert result.exit_code == 2
     assert f"{policy}:4:7: mode" in result.output and f"{snapshot}:" in result.output
+    assert all(
+        line.startswith(str(tmp_path)) for line in result.output.splitlines()
+    )  # each with its place, and no "Error: "
 
 
 @pytest.mark.parametrize(

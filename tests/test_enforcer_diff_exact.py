@@ -16,8 +16,9 @@ from enforcer.cells import Index, find
 from enforcer.decide import Flow, decide, recognise
 from enforcer.difference import changes as changes_module
 from enforcer.difference import prefixes as prefixes_module
+from enforcer.difference.alike import divide
 from enforcer.difference.changes import difference
-from enforcer.difference.lonely import apart
+from enforcer.difference.items import items
 from enforcer.difference.sides import LOOKS, Side
 from enforcer.packet import parse
 from enforcer.policy import Exemption, NamedEndpoint, Policy
@@ -157,7 +158,7 @@ def inside(version: int, prefix: tuple[int, int]) -> list[str]:
 def told(old: Side, new: Side):
     """(look, source, destination, port) -> (before, after) of the difference; a point that is told twice fails."""
     found = {}
-    for change in difference(old, new).changes:
+    for change in (one for each in difference(old, new).changes for one in each.singles()):
         version = change.version
         for subscriber, endpoint in change.pieces():
             for look, ports, opened_by in change.traffic:
@@ -248,13 +249,14 @@ LONELY = {
 }
 
 
-def test_registrations_that_overlap_nothing_are_judged_alone_and_as_exactly():
+def test_what_is_the_same_on_both_sides_is_only_looked_at_near_what_is_not():
     policy = replace(POLICY, match="subscriber+endpoint", governs=("wireguard", "ikev2", "esp"))
-    new = {1: replace(LONELY[1], subscriber_prefixes=("198.51.100.1/32",))}
+    new = LONELY | {1: replace(LONELY[1], subscriber_prefixes=("198.51.100.1/32",))}
+    sides = Side(policy, LONELY), Side(policy, new)
 
-    old_rest, new_rest, lost, gained = apart(LONELY, new, policy)
+    division = divide(*sides, items(*sides)[4], 4)
 
-    assert (old_rest, new_rest, set(lost), set(gained)) == ({}, {}, {1, 2}, {1})
+    assert [set(each) for each in division.own] == [{1}, {1}]
     assert check(policy, LONELY, policy, new) > 0
 
 

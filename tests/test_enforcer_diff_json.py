@@ -45,13 +45,14 @@ def document(found: Difference, is_split: bool = False) -> dict:
     return json.loads("".join(written(found, summary(found), [], 0, (listed, listed), is_split)))
 
 
-def from_lines_to_endpoints(count: int) -> Difference:
+def from_lines_to_endpoints(count: int, is_led: bool = True) -> Difference:
     some = entries(count)
-    return difference(*(Side(load_policy(path), some) for path in POLICIES))
+    old, new = (Side(load_policy(path), some) for path in POLICIES)
+    return difference(old, new, is_led)
 
 
 def test_exceptions_with_their_lists_are_those_of_the_difference():
-    found = from_lines_to_endpoints(30)
+    found = from_lines_to_endpoints(30, is_led=False)
 
     data = document(found)
 
@@ -76,13 +77,47 @@ def test_exceptions_with_their_lists_are_those_of_the_difference():
     assert not validator.is_valid(data | {"lists": [1]})  # control
 
 
+def test_registrations_that_change_alike_are_a_group_with_their_prefixes_place_by_place():
+    found = from_lines_to_endpoints(30)
+
+    data = document(found)
+
+    def listed(value):
+        return data["lists"][value] if isinstance(value, int) else value
+
+    grouped = [
+        (change, wrote) for change, wrote in zip(found.changes, data["changes"], strict=True) if change.each
+    ]
+    assert len(grouped) > 3 and sorted({*sum(data["groups"], [])}) == list(range(1, 31))
+    for change, wrote in grouped:
+        numbers = data["groups"][wrote["group"]]
+        for side, its in (("subscribers", change.subscribers), ("endpoints", change.endpoints)):
+            assert len(listed(wrote[side])) == len(its) and len(its) in (1, len(numbers))
+        for place, single in enumerate(change.singles()):
+            assert numbers[place] in (single.before.by, single.after.by)
+            entry = entries(30)[numbers[place]]
+            named = {*entry.subscriber_prefixes, *entry.endpoint_prefixes}
+            own = [
+                listed(wrote[side])[place]
+                for side in ("subscribers", "endpoints")
+                if len(listed(wrote[side])) > 1
+            ]
+            assert own and set(own) <= named
+    schema = json.loads(CliRunner().invoke(main, ["diff", "--schema"]).output)
+    assert jsonschema_rs.validator_for(schema).is_valid(data)
+
+
 def test_the_document_grows_with_the_entries_and_not_with_their_square(monkeypatch):
-    sizes = [len(json.dumps(document(from_lines_to_endpoints(count)))) for count in (50, 200)]
-    assert sizes[1] / sizes[0] < 5
+    def ratio() -> float:
+        sizes = [
+            len(json.dumps(document(from_lines_to_endpoints(count, is_led=False)))) for count in (50, 200)
+        ]
+        return sizes[1] / sizes[0]
+
+    assert ratio() < 5
 
     monkeypatch.setattr(as_json, "_LONG", 1000)  # control: every list where it is used
-    sizes = [len(json.dumps(document(from_lines_to_endpoints(count)))) for count in (50, 200)]
-    assert sizes[1] / sizes[0] > 8
+    assert ratio() > 8
 
 
 def test_split_needs_no_lists():

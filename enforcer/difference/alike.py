@@ -6,129 +6,218 @@ lengths of its prefixes and on lists that are the same for all (every other line
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
-from enforcer.allowlist import Entry
-from enforcer.cells import check_prefixes
-from enforcer.difference.prefixes import WHOLE, WIDTHS, Nest, Prefix, common, read
-from enforcer.difference.sides import Side
+from enforcer.cells import ANY, ANY_PORTLESS, PORTLESS
+from enforcer.difference.items import (
+    Both,
+    Crowd,
+    Item,
+    Traits,
+    is_joined,
+    ports_of,
+    region_of,
+)
+from enforcer.difference.sides import Region, Side, judge_alike
+from enforcer.difference.touch import Touch
+from enforcer.policy import Match
 
 
-class Follower(NamedTuple):
-    """A registration whose changes are those of its leader with its own number and prefixes."""
+class Alike(NamedTuple):
+    """Items whose changes are those of their leader with their own numbers and prefixes."""
 
-    number: int
-    leader: int
-    prefixes: dict[Prefix, Prefix]
-
-
-def followers(old: Side, new: Side, version: int) -> tuple[list[Follower], list[Follower]]:
-    """Those of the old side and of the new one; what they may lose or gain need not be compared again.
-
-    None when either policy names endpoints: these cut rectangles apart, and then single lines are taken away, not whole lists.
-    """
-    if old.policy.named_endpoints or new.policy.named_endpoints:
-        return [], []
-    ends_of = {number: ends for number, entry in old.entries.items() if (ends := _ends(entry))}
-    held = _Held(old, new, version)
-    return _of_side(old, new, version, ends_of, held), _of_side(new, old, version, ends_of, held)
+    leader: Item
+    both: Both
+    followers: list[Item]
 
 
-def _of_side(
-    mine: Side, theirs: Side, version: int, ends_of: dict[int, tuple[int, Prefix, Prefix]], held: _Held
-) -> list[Follower]:
-    leaders: dict[object, tuple[int, Prefix, Prefix]] = {}
-    found = []
-    matches = (mine.policy.match, theirs.policy.match)
-    for number, entry in mine.entries.items():
-        ends = ends_of.get(number)
-        other = theirs.entries.get(number)
-        # One that ended goes the general way: which others cover it is to be told.
-        if ends is None or ends[0] != version or other is None or (other is not entry and other != entry):
-            continue
-        _, line, endpoint = ends
-        if not held.is_free(number, line, endpoint, matches):
-            continue
-        kind = (entry.protocols, entry.endpoint_ports, line[1], endpoint[1])
-        leader = leaders.setdefault(kind, (number, line, endpoint))
-        if leader[0] != number:
-            found.append(Follower(number, leader[0], {leader[1]: line, leader[2]: endpoint}))
+class Division(NamedTuple):
+    """own: by side, the rectangles to be compared one by one, by number; leaders are among them. crowds: by side, all others."""
+
+    own: tuple[dict[int, set[Region]], dict[int, set[Region]]]
+    crowds: tuple[list[Crowd], list[Crowd]]
+    alike: list[Alike]
+
+
+def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: bool = True) -> Division:
+    """Who is compared, and who follows. is_led: False compares everybody, as the specification has it."""
+    if not is_led:
+        return Division(_own(old, new, items, set(items)), ([], []), [])
+    is_same = judge_alike(old.policy, new.policy)
+    active = {item for item, both in items.items() if not is_same or both[0] != both[1]}
+    if not active:
+        return Division(({}, {}), _crowds(old, new, items, set()), [])
+    touch = Touch(old, new, items, version)
+    # Whoever is near something else than whole lists goes the general way, with all that it is near.
+    bound = {item for item in active if touch.holds(item)}
+    equal = _equal(items)
+    patterns: dict[Item, object] = {}
+    for some in equal.values():
+        for item in some:
+            if item in active and item not in bound:
+                found = None if is_joined(old, new) else _pattern(item, some, items, old, new)
+                if found is None:
+                    bound.add(item)
+                elif found:
+                    patterns[item] = found
+    classes: dict[object, list[Item]] = {}
+    for item in active:
+        both = items[item]
+        is_ended = both[0] is not None and item[0] not in new.entries
+        kind = (*both, item[1][1], item[2][1], is_ended, patterns.get(item))
+        classes.setdefault(kind, []).append(item)
+    leaders = _leaders(classes, bound, equal, _alone(items))
+    local = bound | set(leaders.values())
+    for item in list(local):
+        local.update(equal.get(item[1:], ()))
+    if is_same:
+        local |= touch.near([item for item in bound if item in active], items.keys() - active)
+    alike = [
+        Alike(leader, items[leader], followers)
+        for kind, leader in leaders.items()
+        if (followers := sorted(item for item in classes[kind] if item not in local))
+    ]
+    return Division(_own(old, new, items, local), _crowds(old, new, items, local), alike)
+
+
+def _equal(items: dict[Item, Both]) -> dict[Region, list[Item]]:
+    """Items with the same rectangle, where there are several."""
+    first: dict[Region, Item] = {}
+    found: dict[Region, list[Item]] = {}
+    for item in items:
+        region = item[1:]
+        if (other := first.setdefault(region, item)) is not item:
+            found.setdefault(region, [other]).append(item)
     return found
 
 
-class _Held:
-    """Which registration has which prefix, on which side; and where the policies decide by themselves."""
-
-    def __init__(self, old: Side, new: Side, version: int) -> None:
-        self._width = WIDTHS[version]
-        lines: dict[Prefix, int] = {}
-        endpoints: dict[Prefix, int] = {}
-        special = dict(_special(old, version)) | dict(_special(new, version))
-        for owners in (lines, endpoints):
-            owners.update(special)
-        for side in (old, new):
-            for number, entry in side.entries.items():
-                for owners, prefixes in (
-                    (lines, entry.subscriber_prefixes),
-                    (endpoints, entry.endpoint_prefixes),
-                ):
-                    for each, prefix in map(read, prefixes):
-                        if each == version and owners.setdefault(prefix, number) != number:
-                            owners[prefix] = 0
-        self._lines = lines, Nest(lines, self._width)
-        self._endpoints = endpoints, Nest(endpoints, self._width)
-
-    def is_free(self, number: int, line: Prefix, endpoint: Prefix, matches: tuple[str, str]) -> bool:
-        """Whether nothing but whole lists overlaps what the registration lets pass by the first of the matches.
-
-        By lines: (line, any) is touched by whoever names a part of that line, on either side. A pair is touched only by what
-        touches both of its prefixes; against lines alone that is whoever has that line, or a line within that endpoint.
-        """
-        if common(line, endpoint, self._width) is not None:
-            return False
-        # A list of one may be another's very prefix: it must not be taken for this one's own and replaced.
-        for owners, _ in (self._lines, self._endpoints):
-            if owners.get(line, number) != number or owners.get(endpoint, number) != number:
-                return False
-        by_line = self._is_own(self._lines, line, number) and self._is_own(self._endpoints, line, number)
-        if matches[0] == "subscriber":
-            return by_line
-        if matches[0] == "endpoint" or matches[1] == "endpoint":
-            by_endpoint = self._is_own(self._lines, endpoint, number) and self._is_own(
-                self._endpoints, endpoint, number
-            )
-            if matches[0] == "endpoint":
-                return by_endpoint
-            return by_endpoint and self._is_own(self._endpoints, line, number)
-        return by_line and self._is_own(self._lines, endpoint, number)
-
-    @staticmethod
-    def _is_own(held: tuple[dict[Prefix, int], Nest], prefix: Prefix, number: int) -> bool:
-        owners, nest = held
-        return all(owners[each] == number for each in nest.outer(prefix)) and all(
-            owners[each] == number for each in nest.inner(prefix)
-        )
+def _leaders(
+    classes: dict[object, list[Item]],
+    bound: set[Item],
+    equal: dict[Region, list[Item]],
+    alone: set[Item],
+) -> dict[object, Item]:
+    """One for each class. Adds to bound whoever can follow none, and whoever shares a rectangle with the bound."""
+    while True:
+        for item in list(bound):
+            bound.update(equal.get(item[1:], ()))
+        leaders: dict[object, Item] = {}
+        orphans: list[Item] = []
+        for kind, members in classes.items():
+            free = [item for item in members if item not in bound]
+            leader = next((item for item in free if item in alone), None)
+            if leader is not None:
+                leaders[kind] = leader
+            else:
+                orphans += free
+        if not orphans:
+            return leaders
+        bound.update(orphans)
 
 
-def _ends(entry: Entry) -> tuple[int, Prefix, Prefix] | None:
-    """Family, line and endpoint of an entry with one of each."""
-    if len(entry.subscriber_prefixes) != 1 or len(entry.endpoint_prefixes) != 1:
-        return None
-    try:
-        (version, line), (other, endpoint) = (
-            read(entry.subscriber_prefixes[0]),
-            read(entry.endpoint_prefixes[0]),
-        )
-    except (OSError, ValueError):
-        check_prefixes(entry)
-        raise
-    return (version, line, endpoint) if version == other else None
+def _alone(items: dict[Item, Both]) -> set[Item]:
+    """Those whose registration has no other on the sides where they are: its changes there are theirs."""
+    counts: dict[tuple[int, int], int] = {}
+    for item, both in items.items():
+        for side in (0, 1):
+            if both[side] is not None:
+                key = (item[0], side)
+                counts[key] = counts.get(key, 0) + 1
+    return {
+        item
+        for item, both in items.items()
+        if all(both[side] is None or counts[item[0], side] == 1 for side in (0, 1))
+    }
 
 
-def _special(side: Side, version: int) -> Iterator[tuple[Prefix, int]]:
-    """The exemptions' prefixes: nobody's. A whole side is the same for everybody."""
-    for item in side.policy.exempt:
-        for each, prefix in map(read, (*item.subscriber_prefixes, *item.endpoint_prefixes)):
-            if each == version and prefix != WHOLE:
-                yield prefix, 0
+def _pattern(item: Item, some: list[Item], items: dict[Item, Both], old: Side, new: Side) -> object:
+    """What those with the same rectangle take away from one of them; None when it is to be told who they are."""
+    mine = items[item]
+    taken: list[frozenset] = []
+    # What is taken for one protocol before may be taken for another one after.
+    may_turn = any(
+        getattr(old.policy, name) != getattr(new.policy, name)
+        for name in ("governs", "recognise_by", "named_endpoints")
+    )
+    for side, match in ((0, old.policy.match), (1, new.policy.match)):
+        own = mine[side]
+        if own is None:
+            continue
+        for other_side in (0, 1):
+            found: set = set()
+            for other in some:
+                its = items[other][other_side]
+                if other == item or its is None:
+                    continue
+                if side == 0 and other_side == 1 and mine[1] is None:
+                    return None  # it ended, and others may cover what it named
+                before = None if side != other_side else other[0] < item[0]
+                found |= _taken(own, its, match, before, side != other_side and may_turn)
+            taken.append(frozenset(found))
+    return tuple(taken) if any(taken) else ()
+
+
+@lru_cache(maxsize=1 << 16)
+def _taken(
+    own: Traits, other: Traits, match: Match, is_before: bool | None, may_turn: bool
+) -> frozenset[tuple[str, int, int]]:
+    """(kind, own port, port that is taken away): of the same rectangle, by one with a lower number or not; None: whatever its rank.
+
+    may_turn: also by what is looked up under other kinds.
+    """
+    found = set()
+    theirs = ports_of(other, match)
+    for kind, port in ports_of(own, match):
+        for its_kind, its_port in theirs:
+            common = f"{kind} {its_kind}" if may_turn else _common_kind(kind, its_kind)
+            if common is None or (port and its_port and port != its_port):
+                continue
+            mine = (port is None, kind in (ANY, ANY_PORTLESS))
+            rank = (its_port is None, its_kind in (ANY, ANY_PORTLESS))
+            if is_before is None or rank < mine or (rank == mine and is_before):
+                found.add((common, port or 0, its_port or 0))
+    return frozenset(found)
+
+
+def _common_kind(one: str, other: str) -> str | None:
+    """The kind of traffic that is looked up under both."""
+    if one == other:
+        return one
+    for kind, any_kind in ((one, other), (other, one)):
+        if any_kind == (ANY_PORTLESS if kind in PORTLESS else ANY) and kind not in (ANY, ANY_PORTLESS):
+            return kind
+    return None
+
+
+def _own(
+    old: Side, new: Side, items: dict[Item, Both], local: Iterable[Item]
+) -> tuple[dict[int, set[Region]], dict[int, set[Region]]]:
+    found: tuple[dict[int, set[Region]], dict[int, set[Region]]] = ({}, {})
+    for item in local:
+        both = items[item]
+        for side, its in enumerate((old, new)):
+            if both[side] is not None:
+                found[side].setdefault(item[0], set()).add(region_of(item, its.policy.match))
+    return found
+
+
+def _crowds(
+    old: Side, new: Side, items: dict[Item, Both], local: set[Item]
+) -> tuple[list[Crowd], list[Crowd]]:
+    found: tuple[dict[Traits, Crowd], dict[Traits, Crowd]] = ({}, {})
+    matches = (old.policy.match, new.policy.match)
+    for item, both in items.items():
+        if item in local:
+            continue
+        for side, traits in enumerate(both):
+            if traits is None:
+                continue
+            crowd = found[side].get(traits)
+            if crowd is None:
+                crowd = found[side][traits] = Crowd(traits, [], [], item[0])
+            one, other = region_of(item, matches[side])
+            crowd.subscribers.append(one)
+            crowd.endpoints.append(other)
+    return [*found[0].values()], [*found[1].values()]

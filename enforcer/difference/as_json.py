@@ -1,7 +1,8 @@
-"""A difference as JSON, written piece by piece: 100,000 changes need not be in memory as text. Schema: diff.schema.json beside.
+"""A difference as JSON, written piece by piece: it need not be in memory as text. Schema: diff.schema.json beside.
 
-Long lists of prefixes in exceptions stand once, in `lists`; exceptions name them by index. A change of the match key takes the
-same list away from every line, and repeating it would make the document grow with the square of the entries.
+Long lists of prefixes stand once, in `lists`, and registrations that change alike in `groups`; changes name them by index. A
+change of the match key takes the same list away from every line, and repeating it would make the document grow with the square
+of the entries.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from enforcer.difference.change import Change, Outcome, Ports
+from enforcer.difference.change import EACH, Change, Outcome, Ports
 from enforcer.difference.changes import Difference
-from enforcer.difference.prefixes import Prefix, Product, text
+from enforcer.difference.cover import NOT_VPN
+from enforcer.difference.prefixes import Prefix, Product, flat, text
 from enforcer.difference.sides import LOOKS, Side
 from enforcer.difference.source import Listed
 from enforcer.difference.summary import Moment, Registrant, Summary, kind_of
 
-SCHEMA = "allowlab.diff/2"
+SCHEMA = "allowlab.diff/3"
 _LONG = 8  # prefixes; shorter lists stand where they are used
 MOST_SPLIT = 200_000
 """Half a minute: a pair takes 0.1 ms and becomes about twenty changes (300 registrations, pairs to lines)."""
@@ -53,28 +55,35 @@ def written(
     for number, (key, value) in enumerate(head.items()):
         yield ("," if number else "{") + f'\n "{key}": {_encode(value)}'
     pieces = _Pieces(difference)
-    yield ',\n "lists": ['
-    comma = "\n  "
-    for prefixes, version in () if is_split else pieces.gather():
-        yield comma + _list(prefixes, version)
-        comma = ",\n  "
-    yield "\n ]" if pieces.indexes else "]"
-    yield ',\n "changes": ['
-    comma = "\n  "
-    for change in difference.changes:
-        for written_change in pieces.split(change) if is_split else (pieces.whole(change),):
-            yield comma + written_change
-            comma = ",\n  "
-    yield ("\n ]" if difference.changes else "]") + "\n}\n"
+    long = () if is_split else pieces.gather()
+    yield from _array("lists", (pieces.text(*each) for each in long))
+    yield from _array("groups", (f"[{','.join(map(str, each))}]" for each in pieces.groups))
+    changes = difference.changes
+    yield from _array(
+        "changes",
+        (piece for each in changes for piece in pieces.split(each))
+        if is_split
+        else map(pieces.whole, changes),
+    )
+    yield "\n}\n"
+
+
+def _array(key: str, values: Iterable[str]) -> Iterator[str]:
+    """A list of the document, a line for each value."""
+    yield f',\n "{key}": ['
+    comma, end = "\n  ", "]"
+    for value in values:
+        yield comma + value
+        comma, end = ",\n  ", "\n ]"
+    yield end
 
 
 def split_size(changes: Iterable[Change]) -> int:
     """How many single pairs of prefixes are to be cut out of single pairs for --split: what its time goes with."""
     return sum(
-        len(each.subscribers)
-        * len(each.endpoints)
-        * sum(len(less.subscribers) * len(less.endpoints) for less in each.exceptions)
+        len(one.subscribers) * len(one.endpoints) * len(flat(one.exceptions)) * (len(each.each) or 1)
         for each in changes
+        for one in (each.single(0) if each.each else each,)
     )
 
 
@@ -121,41 +130,62 @@ def _person(registrant: Registrant) -> dict[str, Any]:
 
 
 class _Pieces:
-    """Changes as text. What many of them share (traffic, outcomes) is written once in memory; `indexes`: where lists stand."""
+    """Changes as text. What many of them share (traffic, outcomes, lists) is written once in memory.
+
+    indexes: where lists stand; groups: registrations that change alike.
+    """
 
     def __init__(self, difference: Difference) -> None:
         self._difference = difference
         # By id: everything here is alive as long as the difference.
         self.indexes: dict[tuple[int, int], int] = {}
+        self.groups: list[tuple[int, ...]] = []
+        self._group_of: dict[int, int] = {}
         self._traffic: dict[int, str] = {}
-        self._stopped: dict[str, str] = {}
-        self._passing: Outcome | None = None
-        self._passing_text = ""
-        self._products: dict[int, str] = {}
+        self._outcomes: dict[tuple[Outcome, bool], str] = {}
+        self._texts: dict[tuple[Prefix, int], str] = {}
 
     def gather(self) -> Iterator[tuple[tuple[Prefix, ...], int]]:
-        """Each long list of an exception, once, with its family; gives them their indexes."""
+        """Each long list, once, with its family; gives them their indexes."""
         for change in self._difference.changes:
+            if change.each and id(change.each) not in self._group_of:
+                self._group_of[id(change.each)] = len(self.groups)
+                self.groups.append(change.each)
+            sides = [change.subscribers, change.endpoints]
             for less in change.exceptions:
-                for prefixes in less:
-                    if len(prefixes) >= _LONG:
-                        key = (id(prefixes), change.version)
-                        if key not in self.indexes:
-                            self.indexes[key] = len(self.indexes)
-                            yield prefixes, change.version
+                sides += less[:2]
+            for prefixes in sides:
+                if len(prefixes) >= _LONG:
+                    key = (id(prefixes), change.version)
+                    if key not in self.indexes:
+                        self.indexes[key] = len(self.indexes)
+                        yield prefixes, change.version
 
     def whole(self, change: Change) -> str:
         version = change.version
-        start = self._start(change)  # first: it forgets the products of another registration
+        sides = self._list(change.subscribers, version), self._list(change.endpoints, version)
         less = ",".join([self._product(each, version) for each in change.exceptions])
-        sides = _list(change.subscribers, version), _list(change.endpoints, version)
-        return f'{start},"subscribers":{sides[0]},"endpoints":{sides[1]},"except":[{less}]}}'
+        group = f',"group":{self._group_of[id(change.each)]}' if change.each else ""
+        return f'{self._start(change)}{group},"subscribers":{sides[0]},"endpoints":{sides[1]},"except":[{less}]}}'
 
     def split(self, change: Change) -> Iterator[str]:
-        start, version = self._start(change), change.version
-        for subscriber, endpoint in change.pieces():
-            sides = text(subscriber, version), text(endpoint, version)
-            yield f'{start},"subscribers":["{sides[0]}"],"endpoints":["{sides[1]}"],"except":[]}}'
+        version = change.version
+        for single in change.singles():
+            start = self._start(single)
+            for subscriber, endpoint in single.pieces():
+                sides = text(subscriber, version), text(endpoint, version)
+                yield f'{start},"subscribers":["{sides[0]}"],"endpoints":["{sides[1]}"],"except":[]}}'
+
+    def text(self, prefixes: tuple[Prefix, ...], version: int) -> str:
+        """The list; CIDR notation needs no escapes in JSON."""
+        known = self._texts
+        words = []
+        for prefix in prefixes:
+            word = known.get((prefix, version))
+            if word is None:
+                word = known[prefix, version] = text(prefix, version)
+            words.append(word)
+        return '["' + '","'.join(words) + '"]'
 
     def _start(self, change: Change) -> str:
         traffic = self._traffic.get(id(change.traffic))
@@ -178,30 +208,21 @@ class _Pieces:
         )
 
     def _outcome(self, outcome: Outcome, side: Side) -> str:
-        if outcome.by is not None:
-            # One registration's changes come together, with one outcome and the same few products.
-            if outcome is not self._passing:
-                self._passing, self._passing_text = outcome, _encode(_outcome(outcome, side))
-                self._products.clear()
-            return self._passing_text
-        if outcome.verdict not in self._stopped:
-            self._stopped[outcome.verdict] = _encode(_outcome(outcome, side))
-        return self._stopped[outcome.verdict]
+        if isinstance(outcome.by, int):
+            return _encode(_outcome(outcome, side))
+        key = (outcome, side is self._difference.old)
+        if key not in self._outcomes:
+            self._outcomes[key] = _encode(_outcome(outcome, side))
+        return self._outcomes[key]
 
     def _product(self, product: Product, version: int) -> str:
-        if id(product) not in self._products:
-            one, other = self._list(product.subscribers, version), self._list(product.endpoints, version)
-            self._products[id(product)] = f'{{"subscribers":{one},"endpoints":{other}}}'
-        return self._products[id(product)]
+        one, other = self._list(product.subscribers, version), self._list(product.endpoints, version)
+        paired = ',"paired":true' if product.is_paired else ""
+        return f'{{"subscribers":{one},"endpoints":{other}{paired}}}'
 
     def _list(self, prefixes: tuple[Prefix, ...], version: int) -> str:
         index = self.indexes.get((id(prefixes), version)) if len(prefixes) >= _LONG else None
-        return _list(prefixes, version) if index is None else str(index)
-
-
-def _list(prefixes: tuple[Prefix, ...], version: int) -> str:
-    """CIDR notation needs no escapes in JSON."""
-    return '["' + '","'.join([text(each, version) for each in prefixes]) + '"]'
+        return self.text(prefixes, version) if index is None else str(index)
 
 
 def _outcome(outcome: Outcome, side: Side) -> dict[str, Any]:
@@ -212,7 +233,7 @@ def _outcome(outcome: Outcome, side: Side) -> dict[str, Any]:
             **_registration(outcome.by, (side.entries[outcome.by],)),
         }
     by, _, name = (outcome.by or "").partition(":")
-    words = {"exempt": "exemption", "not-vpn": "not-vpn", "": None}
+    words = {"exempt": "exemption", NOT_VPN: "not-vpn", EACH: "registration", "": None}
     named = {"exemption": name} if by == "exempt" else {}
     return {"verdict": outcome.verdict, "by": words[by], **named}
 

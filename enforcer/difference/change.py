@@ -38,6 +38,10 @@ class Ports(NamedTuple):
 ANY_PORT, NO_PORT = Ports(True, frozenset()), Ports(False, frozenset())
 
 
+EACH = "each"
+"""Outcome.by of registrations that change alike (Change.each)."""
+
+
 class Outcome(NamedTuple):
     """verdict: pass, observe, "police RATE", reject or drop. by: what lets it pass; None for what is stopped."""
 
@@ -57,6 +61,9 @@ class Change(NamedTuple):
     """Each of the subscribers with each of the endpoints, less the exceptions: what of their traffic changes, and how.
 
     Prefixes of a list are disjoint; changes are disjoint in (subscriber, endpoint, look, port, who opens).
+
+    each: registrations that change alike, one for each place of the two lists (a list of one is everybody's). Then the
+    subscribers and endpoints at the same place belong together, and EACH stands for the registration in an outcome.
     """
 
     version: int
@@ -66,17 +73,69 @@ class Change(NamedTuple):
     traffic: tuple[Traffic, ...]
     before: Outcome
     after: Outcome
+    each: tuple[int, ...] = ()
+
+    def single(self, place: int) -> Change:
+        """What becomes of one of the registrations that change alike."""
+        passes = Outcome("pass", self.each[place])
+        less = [
+            Product(
+                self._own(product.subscribers, place, product.is_paired),
+                self._own(product.endpoints, place, product.is_paired),
+            )
+            for product in self.exceptions
+        ]
+        return Change(
+            self.version,
+            self._own(self.subscribers, place, True),
+            self._own(self.endpoints, place, True),
+            tuple(less),
+            self.traffic,
+            passes if self.before.by == EACH else self.before,
+            passes if self.after.by == EACH else self.after,
+        )
+
+    def singles(self) -> Iterator[Change]:
+        """One change for each registration."""
+        if not self.each:
+            yield self
+        for place in range(len(self.each)):
+            yield self.single(place)
 
     def pieces(self) -> Iterator[tuple[Prefix, Prefix]]:
         """The same as disjoint rectangles of prefixes without exceptions."""
         width = WIDTHS[self.version]
-        less = flat(self.exceptions)
-        for subscriber in self.subscribers:
-            for endpoint in self.endpoints:
-                overlapping = [
-                    (a if a[1] > subscriber[1] else subscriber, b if b[1] > endpoint[1] else endpoint)
-                    for a, b in less
-                    if (contains(subscriber, a, width) or contains(a, subscriber, width))
-                    and (contains(endpoint, b, width) or contains(b, endpoint, width))
-                ]
-                yield from cut(subscriber, endpoint, overlapping, width)
+        for change in self.singles():
+            less = flat(change.exceptions)
+            for subscriber in change.subscribers:
+                for endpoint in change.endpoints:
+                    overlapping = [
+                        (a if a[1] > subscriber[1] else subscriber, b if b[1] > endpoint[1] else endpoint)
+                        for a, b in less
+                        if (contains(subscriber, a, width) or contains(a, subscriber, width))
+                        and (contains(endpoint, b, width) or contains(b, endpoint, width))
+                    ]
+                    yield from cut(subscriber, endpoint, overlapping, width)
+
+    def _own(self, prefixes: tuple[Prefix, ...], place: int, is_by_place: bool) -> tuple[Prefix, ...]:
+        """A list by place, or the change's own one again in an exception: the prefix of this place. Other lists are everybody's."""
+        is_own = prefixes is self.subscribers or prefixes is self.endpoints
+        if len(prefixes) > 1 and (is_by_place or is_own):
+            return (prefixes[place],)
+        return prefixes
+
+
+def losing(change: Change) -> tuple[int, ...]:
+    """The registrations by which it passed before and does not now."""
+    return _by(change, change.before)
+
+
+def gaining(change: Change) -> tuple[int, ...]:
+    """The registrations by which it passes now and did not before."""
+    return _by(change, change.after)
+
+
+def _by(change: Change, outcome: Outcome) -> tuple[int, ...]:
+    if isinstance(outcome.by, int):
+        return (outcome.by,)
+    return change.each if outcome.by == EACH else ()

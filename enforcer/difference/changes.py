@@ -7,17 +7,18 @@ less what has a better name on its own side, so that no point is counted twice. 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from enforcer.allowlist import Entry
-from enforcer.difference.alike import Follower, followers
-from enforcer.difference.change import NO_PORT, Change, Outcome, Ports, Traffic
+from enforcer.difference.alike import divide
+from enforcer.difference.change import NO_PORT, Change, Outcome, Ports, Traffic, losing
 from enforcer.difference.cover import Label, Rect
-from enforcer.difference.lonely import apart, each_alone, judge_alike
+from enforcer.difference.following import with_followers
+from enforcer.difference.items import items
+from enforcer.difference.passing import Alone, Layer, Passing
 from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, Product, contains, cut, flat
-from enforcer.difference.sides import LOOKS, Alone, Judged, Layer, Side, regions_of
+from enforcer.difference.sides import LOOKS, Judged, Side, judge_alike, regions_of
 
 
 @dataclass(slots=True)
@@ -40,104 +41,39 @@ class _Row(NamedTuple):
     is_turned: bool
 
 
-def difference(old: Side, new: Side) -> Difference:
-    """What changes from old to new, in both families."""
+def difference(old: Side, new: Side, is_led: bool = True) -> Difference:
+    """What changes from old to new, in both families. is_led: False compares every registration, which takes a hundred times as long."""
     result = Difference(old, new)
-    if not judge_alike(old.policy, new.policy):
-        _add(result, old, new)
+    if judge_alike(old.policy, new.policy) and old.entries == new.entries:
         return result
-    old_rest, new_rest, lost, gained = apart(old.entries, new.entries, old.policy)
-    _add(result, Side(old.policy, old_rest), Side(new.policy, new_rest))
-    nobody = Side(old.policy, {})
-
-    def traffic(entry: Entry, version: int) -> list[tuple[Traffic, ...]]:
-        alone = Difference(Side(old.policy, {entry.registration: entry}), nobody)
-        return [change.traffic for change in _changes(alone, version)]
-
-    stopped = Outcome(new.stop)
-    for entries, is_lost in ((lost, True), (gained, False)):
-        for version, entry, lines, endpoints, kinds in each_alone(entries, traffic):
-            passes = Outcome("pass", entry.registration)
-            ends = (passes, stopped) if is_lost else (stopped, passes)
-            result.changes += [Change(version, lines, endpoints, (), kind, *ends) for kind in kinds]
+    for version, found in items(old, new).items():
+        division = divide(old, new, found, version, is_led)
+        sides = tuple(
+            Passing(side, version, own, crowd)
+            for side, own, crowd in zip((old, new), division.own, division.crowds, strict=True)
+        )
+        close: set[Label] = set()
+        changes = _changes(result, (sides[0], sides[1]), close)
+        if any(each.leader[0] in close for each in division.alike):
+            # Whether anything is left of a leader depends on its very address: then of its followers too.
+            whole = divide(old, new, found, version, False).own
+            changes = _changes(
+                result, (Passing(old, version, whole[0], ()), Passing(new, version, whole[1], ())), set()
+            )
+            result.changes += changes
+        else:
+            result.changes += with_followers(changes, division.alike, result.covered_by)
+    lost = {number for change in result.changes for number in losing(change)}
+    result.covered_by = {
+        number: labels for number, labels in result.covered_by.items() if labels and number not in lost
+    }
     return result
 
 
-def _add(result: Difference, old: Side, new: Side) -> None:
-    """Put what changes between two sides into the result, the general way."""
-    part = Difference(old, new, covered_by=result.covered_by)
-    for version in WIDTHS:
-        following = followers(old, new, version)
-        skipped = tuple({each.number for each in some} for some in following)
-        close: set[Label] = set()
-        found = _changes(part, version, skipped, close)
-        if any(each.leader in close for some in following for each in some):
-            found, following = _changes(part, version), ([], [])
-        result.changes += found
-        for is_old, some in zip((True, False), following, strict=True):
-            result.changes += _followed(found, some, is_old)
-
-
-def _followed(found: list[Change], some: list[Follower], is_old: bool) -> Iterator[Change]:
-    """The changes of the leaders, again for each of their followers."""
-    by_leader: dict[Label, list[Change]] = {}
-    for change in found:
-        label = (change.before if is_old else change.after).by
-        if label is not None:
-            by_leader.setdefault(label, []).append(change)
-    plans = {label: _Plan(changes) for label, changes in by_leader.items()}
-    for number, leader, prefixes in some:
-        plan = plans.get(leader)
-        if plan is None:
-            continue
-        passes = Outcome("pass", number)
-        single: dict[tuple[Prefix, ...], tuple[Prefix, ...]] = {(a,): (b,) for a, b in prefixes.items()}
-        own = single.get
-        # A longer list is kept: it holds everybody's, the leader's and the follower's among them (and takes long to hash).
-        products = [
-            Product(one if len(one) > 1 else own(one, one), other if len(other) > 1 else own(other, other))
-            for one, other in plan.products
-        ]
-        for change, less in plan.changes:
-            yield Change(
-                change.version,
-                own(change.subscribers, change.subscribers),
-                own(change.endpoints, change.endpoints),
-                tuple([products[index] for index in less]),
-                change.traffic,
-                passes if is_old else change.before,
-                change.after if is_old else passes,
-            )
-
-
-class _Plan:
-    """A leader's changes, each with the places of its exceptions among products, where none is twice."""
-
-    def __init__(self, changes: list[Change]) -> None:
-        places: dict[object, int] = {}
-        self.products: list[Product] = []
-        self.changes: list[tuple[Change, list[int]]] = []
-        for change in changes:
-            less = []
-            for each in change.exceptions:
-                key = (_identity(each.subscribers), _identity(each.endpoints))
-                if key not in places:
-                    places[key] = len(self.products)
-                    self.products.append(each)
-                less.append(places[key])
-            self.changes.append((change, less))
-
-
-def _changes(
-    result: Difference,
-    version: int,
-    skipped: tuple[Container[Label], ...] = ((), ()),
-    close: set[Label] | None = None,
-) -> list[Change]:
-    """skipped: registrations of the old side and of the new one that are left out as losing or gaining. close: is told
-    those of which it depends on their very addresses whether anything is left of them."""
-    close = set() if close is None else close
-    alone = Alone((result.old, result.new), version)
+def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Label]) -> list[Change]:
+    """close: is told those of which it depends on their very addresses whether anything is left of them."""
+    version = sides[0].version
+    alone = Alone(sides)
     rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
     found: dict[object, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
     for look, transport in LOOKS.items():
@@ -153,7 +89,7 @@ def _changes(
                 continue
             if pair not in rows:
                 rows[pair] = []
-                for row in _rows(result, *pair, version, alone, skipped, close):
+                for row in _rows(result, sides, pair, alone, close):
                     key, turned = _key(row)
                     rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
             for row, traffic in rows[pair]:
@@ -166,22 +102,19 @@ def _changes(
 
 def _rows(
     result: Difference,
-    before: Judged,
-    after: Judged,
-    version: int,
+    sides: tuple[Passing, Passing],
+    judged: tuple[Judged, Judged],
     alone: Alone,
-    skipped: tuple[Container[Label], ...],
     close: set[Label],
 ) -> Iterator[_Row]:
-    regions = tuple(dict.fromkeys((*regions_of(before), *regions_of(after))))
-    old, new = result.old.layers(before, version, regions), result.new.layers(after, version, regions)
+    version = sides[0].version
+    regions = tuple(dict.fromkeys((*regions_of(judged[0]), *regions_of(judged[1]))))
+    old, new = (side.layers(each, regions) for side, each in zip(sides, judged, strict=True))
     empty: dict[object, int] = {}
     ended = result.old.entries.keys() - result.new.entries.keys()
-    for mine, theirs, skip in ((old, new, skipped[0]), (new, old, skipped[1])):
+    for mine, theirs in ((old, new), (new, old)):
         for layer in mine:
             for rect in layer.cover.rects:
-                if rect.label in skip:
-                    continue
                 other = next((same for each in theirs if (same := each.cover.same(rect)) is not None), None)
                 if other is not None:
                     if mine is old and rect.label in ended and isinstance(rect.label, int):
@@ -258,15 +191,17 @@ def _is_gone(
         return False
     width = WIDTHS[version]
     size = 1 << (2 * width - rect.subscriber[1] - rect.endpoint[1])
-    if sum(_size(a, width, empty) * _size(b, width, empty) for a, b in less) < size:
+    if sum(_size(each, width, empty) for each in less) < size:
         return False
-    for one, other in less:
+    for one, other, _ in less:
         if len(one) == len(other) == 1 and one[0][1] + other[0][1] == rect.subscriber[1] + rect.endpoint[1]:
             return True  # it is as large
     close.add(rect.label)
     # Along one side only: the answer is the same for every rectangle with this other side.
     key: object = None
-    if all(each.subscribers == (rect.subscriber,) for each in less):
+    if any(each.is_paired for each in less):
+        pass
+    elif all(each.subscribers == (rect.subscriber,) for each in less):
         key = (0, rect.endpoint, tuple(_identity(each.endpoints) for each in less))
     elif all(each.endpoints == (rect.endpoint,) for each in less):
         key = (1, rect.subscriber, tuple(_identity(each.subscribers) for each in less))
@@ -278,8 +213,18 @@ def _is_gone(
     return bool(empty[key])
 
 
-def _size(prefixes: tuple[Prefix, ...], width: int, known: dict[object, int]) -> int:
-    """How many addresses they have at most: one that is in two of them counts twice."""
+def _size(product: Product, width: int, known: dict[object, int]) -> int:
+    """How many points it has at most: one that is in two of its prefixes counts twice."""
+    if not product.is_paired:
+        return _length(product.subscribers, width, known) * _length(product.endpoints, width, known)
+    key = (id(product.subscribers), id(product.endpoints))
+    if key not in known:
+        pairs = zip(product.subscribers, product.endpoints, strict=True)
+        known[key] = sum(1 << (2 * width - a[1] - b[1]) for a, b in pairs)
+    return known[key]
+
+
+def _length(prefixes: tuple[Prefix, ...], width: int, known: dict[object, int]) -> int:
     if len(prefixes) == 1:
         return 1 << (width - prefixes[0][1])
     key = id(prefixes)
@@ -290,7 +235,10 @@ def _size(prefixes: tuple[Prefix, ...], width: int, known: dict[object, int]) ->
 
 def _once(products: Iterable[Product]) -> tuple[Product, ...]:
     return tuple(
-        {(_identity(each.subscribers), _identity(each.endpoints)): each for each in products}.values()
+        {
+            (_identity(each.subscribers), _identity(each.endpoints), each.is_paired): each
+            for each in products
+        }.values()
     )
 
 
@@ -308,7 +256,9 @@ def _key(row: _Row) -> tuple[object, _Row]:
 
 
 def _less_key(exceptions: tuple[Product, ...]) -> object:
-    return frozenset((_identity(each.subscribers), _identity(each.endpoints)) for each in exceptions)
+    return frozenset(
+        (_identity(each.subscribers), _identity(each.endpoints), each.is_paired) for each in exceptions
+    )
 
 
 def _grouped(version: int, found: Iterable[tuple[_Row, dict[tuple[str, bool], Ports]]]) -> list[Change]:

@@ -14,16 +14,13 @@ import click
 
 from enforcer.allowlist import Entry
 from enforcer.cells import is_valid
+from enforcer.mistake import Mistake
 from enforcer.policy import Policy
 from enforcer.units import UnitError, parse_duration
 from enforcer.yamlfile import FileError, Problem
 
 T = TypeVar("T")
 _file = click.Path(path_type=Path)
-
-
-class _Mistake(click.ClickException):
-    exit_code = 2
 
 
 @click.command()
@@ -55,12 +52,12 @@ def diff(old: Path | None, new: Path | None, at: str | None, horizon: str, **opt
         click.echo(Path(__file__).with_name("diff.schema.json").read_text("utf-8"), nl=False)
         return
     if options["split"] and not options["as_json"]:
-        raise _Mistake("--split is for --json: add it")
+        raise Mistake("--split is for --json: add it")
     at_ns = _time(at)
     try:
         horizon_ns = parse_duration(horizon)
     except UnitError as error:
-        raise _Mistake(f"--horizon: {error}") from error
+        raise Mistake(f"--horizon: {error}") from error
     sides = {
         key: options.pop(key)
         for key in ("policy", "allowlist", "old_policy", "new_policy", "old_allowlist", "new_allowlist")
@@ -68,7 +65,7 @@ def diff(old: Path | None, new: Path | None, at: str | None, horizon: str, **opt
     try:
         is_different = _compare(_inputs(old, new, sides), at_ns, horizon_ns, horizon, **options)
     except FileError as error:
-        raise _Mistake(str(error)) from error
+        raise Mistake(error) from error
     sys.exit(1 if is_different else 0)
 
 
@@ -89,7 +86,7 @@ def _compare(
     )
     result = difference(*sides)
     if split and (size := split_size(result.changes)) > MOST_SPLIT:
-        raise _Mistake(
+        raise Mistake(
             f"--split: {size:,} pairs of prefixes are to be cut out of others, and {MOST_SPLIT:,} is the most; leave --split "
             "out (the same without loss: 'except' names long lists by their index in 'lists'), or compare parts of the allowlist"
         )
@@ -108,7 +105,7 @@ def _valid(entries: dict[int, Entry], at_ns: int) -> dict[int, Entry]:
 
 
 def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -> dict[str, Any]:
-    """Old and new policy and allowlist. Raises FileError with the problems of all files, _Mistake for what does not go together."""
+    """Old and new policy and allowlist. Raises FileError with the problems of all files, Mistake for what does not go together."""
     from enforcer.difference.source import read_allowlist, read_either, read_policy
 
     problems: list[Problem] = []
@@ -125,13 +122,13 @@ def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -
         return read[key]
 
     if (old is None) != (new is None):
-        raise _Mistake("OLD without NEW: write two policies, or two allowlists")
+        raise Mistake("OLD without NEW: write two policies, or two allowlists")
     found: dict[str, Any] = {}
     if old is not None and new is not None:
         pair = tried(read_either, old), tried(read_either, new)
         kinds = ["policy" if isinstance(each, Policy) else "allowlist" for each in pair]
         if not problems and kinds[0] != kinds[1]:
-            raise _Mistake(
+            raise Mistake(
                 f"{old} is {_article(kinds[0])}, {new} {_article(kinds[1])}: write two of a kind, or use --old-policy, "
                 "--new-policy, --old-allowlist and --new-allowlist"
             )
@@ -144,7 +141,7 @@ def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -
             path = named[key]
             given = [each for each in (path, both) if each is not None]
             if len(given) > 1 or (given and key in found):
-                raise _Mistake(f"the {side} {kind} is there twice: write it once")
+                raise Mistake(f"the {side} {kind} is there twice: write it once")
             if given:
                 found[key] = tried(reader, given[0])
     if problems:
@@ -155,7 +152,7 @@ def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -
     if missing:
         kind = missing[0].partition("_")[2]
         needs = "say what being registered means" if kind == "policy" else "say who is registered"
-        raise _Mistake(f"no {missing[0].replace('_', ' ')}: write --{kind} FILE to {needs}")
+        raise Mistake(f"no {missing[0].replace('_', ' ')}: write --{kind} FILE to {needs}")
     return found
 
 
@@ -169,6 +166,6 @@ def _time(at: str | None) -> int:
     try:
         moment = datetime.fromisoformat(at)
     except ValueError as error:
-        raise _Mistake(f"--at: {at!r} is not a time; write 2026-11-24T16:00:00Z") from error
+        raise Mistake(f"--at: {at!r} is not a time; write 2026-11-24T16:00:00Z") from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(moment.timestamp()) * 1_000_000_000

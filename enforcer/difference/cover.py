@@ -23,15 +23,30 @@ class Rect(NamedTuple):
     label: Label
 
 
+class Crowded(NamedTuple):
+    """Rectangles at the same place of both lists; label: the lowest of them."""
+
+    subscribers: list[Prefix]
+    endpoints: list[Prefix]
+    label: Label
+
+
 class Cover:
-    """Rectangles by both sides. Fill it with add(), then ask."""
+    """Rectangles by both sides. Fill it with add() and add_crowd(), then ask.
+
+    crowd: by port, rectangles that are met as whole lists only: by what has all addresses on a side. Of them either all have a whole
+    side too, or none has.
+    """
 
     def __init__(self, version: int) -> None:
         self.version = version
         self.rects: list[Rect] = []
+        self.crowd: dict[int, Crowded] = {}
+        self._pairs: dict[int, Product] = {}
         self._by_subscriber: dict[Prefix, _Bucket] = {}
         self._by_endpoint: dict[Prefix, _Bucket] | None = None
         self._nests: dict[bool, Nest] = {}
+        self._is_crowd_in = False
 
     def add(self, rect: Rect) -> None:
         self.rects.append(rect)
@@ -39,6 +54,25 @@ class Cover:
         if bucket is None:
             bucket = self._by_subscriber[rect.subscriber] = _Bucket()
         bucket.add(rect.endpoint, rect)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rects and not self.crowd
+
+    def add_crowd(self, port: int, subscribers: list[Prefix], endpoints: list[Prefix], label: Label) -> None:
+        """What add() does for many, of which no single one is ever asked for."""
+        held = self.crowd.get(port)
+        if held is None:
+            self.crowd[port] = Crowded([*subscribers], [*endpoints], label)
+            return
+        held.subscribers.extend(subscribers)
+        held.endpoints.extend(endpoints)
+        self.crowd[port] = held._replace(label=min(held.label, label, key=_order))
+
+    def take_crowd(self, other: Cover) -> None:
+        """Add another's."""
+        for port, each in other.crowd.items():
+            self.add_crowd(port, *each)
 
     def same(self, rect: Rect) -> Rect | None:
         """One with the same two sides that covers its port, if there is one."""
@@ -56,12 +90,18 @@ class Cover:
 
         before: only with those of a lower rank. Port 0: for any port of the rectangle.
         """
-        if not self.rects:
+        if self.is_empty:
             return
         width = WIDTHS[self.version]
         by_endpoint = rect.subscriber == WHOLE or (
             rect.endpoint != WHOLE and self._nest(False).count(rect.subscriber) > _FEW
         )
+        if rect.subscriber == rect.endpoint == WHOLE and self.crowd:
+            by_endpoint = self._wide != "subscriber"
+            if self._wide is None:
+                for port in (0, rect.port) if rect.port else sorted(self.crowd):
+                    if port in self.crowd:
+                        yield port, self._paired(port), self.crowd[port].label
         side, cross = (rect.endpoint, rect.subscriber) if by_endpoint else (rect.subscriber, rect.endpoint)
         buckets, nest = self._buckets(by_endpoint), self._nest(by_endpoint)
         for keys in (nest.outer(side), nest.inner(side)):
@@ -82,11 +122,41 @@ class Cover:
                         ):
                             yield each.port, Product(*pair), each.label
 
+    @property
+    def _wide(self) -> str | None:
+        """Which side of the crowd is whole."""
+        some = next(iter(self.crowd.values()), None)
+        if some is None:
+            return None
+        return (
+            "subscriber"
+            if some.subscribers[0] == WHOLE
+            else "endpoint"
+            if some.endpoints[0] == WHOLE
+            else None
+        )
+
+    def _paired(self, port: int) -> Product:
+        if port not in self._pairs:
+            held = self.crowd[port]
+            ones, others = zip(
+                *dict.fromkeys(zip(held.subscribers, held.endpoints, strict=True)), strict=True
+            )
+            self._pairs[port] = Product(ones, others, True)
+        return self._pairs[port]
+
     def _buckets(self, by_endpoint: bool) -> dict[Prefix, _Bucket]:
         if not by_endpoint:
+            if self._wide == "subscriber" and not self._is_crowd_in:
+                self._is_crowd_in = True
+                bucket = self._by_subscriber.setdefault(WHOLE, _Bucket())
+                bucket.crowd = {port: (each.endpoints, each.label) for port, each in self.crowd.items()}
             return self._by_subscriber
         if self._by_endpoint is None:
             self._by_endpoint = {}
+            if self._wide == "endpoint":
+                bucket = self._by_endpoint[WHOLE] = _Bucket()
+                bucket.crowd = {port: (each.subscribers, each.label) for port, each in self.crowd.items()}
             for rect in self.rects:
                 bucket = self._by_endpoint.get(rect.endpoint)
                 if bucket is None:
@@ -103,9 +173,10 @@ class Cover:
 class _Bucket:
     """The rectangles with one prefix on one side, by the other side."""
 
-    __slots__ = ("_nest", "_shared", "items")
+    __slots__ = ("_nest", "_shared", "crowd", "items")
 
     def __init__(self) -> None:
+        self.crowd: dict[int, tuple[list[Prefix], Label]] = {}
         self.items: dict[Prefix, tuple[Rect, ...]] = {}
         self._nest: Nest | None = None
         self._shared: dict[int, tuple[tuple[Prefix, ...], Label]] | None = None
@@ -133,10 +204,16 @@ class _Bucket:
             for key, rects in self.items.items():
                 for rect in rects:
                     found.setdefault(rect.port, {}).setdefault(key, rect.label)
+            for each, (prefixes, label) in self.crowd.items():
+                found.setdefault(each, {}).update(dict.fromkeys(prefixes, label))
             self._shared = {
-                each: (tuple(keys), next(iter(keys.values()))) for each, keys in sorted(found.items())
+                each: (tuple(keys), min(keys.values(), key=_order)) for each, keys in sorted(found.items())
             }
         for each in (0, port) if port else self._shared:
             if each in self._shared:
                 keys, label = self._shared[each]
                 yield each, keys, label
+
+
+def _order(label: Label) -> tuple[int, str]:
+    return (label, "") if isinstance(label, int) else (0, label)

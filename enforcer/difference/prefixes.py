@@ -18,14 +18,15 @@ WIDTHS = {4: 32, 6: 128}
 
 
 class Product(NamedTuple):
-    """Each prefix of the one side with each of the other. The tuples may be shared by many products."""
+    """Each prefix of the one side with each of the other; is_paired: those at the same place of both. Tuples may be shared."""
 
     subscribers: tuple[Prefix, ...]
     endpoints: tuple[Prefix, ...]
+    is_paired: bool = False
 
     @property
     def turned(self) -> Product:
-        return Product(self.endpoints, self.subscribers)
+        return Product(self.endpoints, self.subscribers, self.is_paired)
 
 
 def contains(outer: Prefix, inner: Prefix, width: int) -> bool:
@@ -117,7 +118,13 @@ def cut(
 
 def flat(products: tuple[Product, ...]) -> list[tuple[Prefix, Prefix]]:
     """The products as single rectangles."""
-    return [(a, b) for product in products for a in product.subscribers for b in product.endpoints]
+    found: list[tuple[Prefix, Prefix]] = []
+    for each in products:
+        if each.is_paired:
+            found += zip(each.subscribers, each.endpoints, strict=True)
+        else:
+            found += [(a, b) for a in each.subscribers for b in each.endpoints]
+    return found
 
 
 def _halves(prefix: Prefix, width: int) -> tuple[Prefix, Prefix]:

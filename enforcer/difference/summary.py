@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from enforcer.allowlist import Entry
-from enforcer.difference.change import Change
+from enforcer.difference.change import EACH, Change, gaining, losing
 from enforcer.difference.changes import Difference
-from enforcer.difference.cover import NOT_VPN, Label
+from enforcer.difference.cover import Label
 from enforcer.difference.sides import Side
 
 _SEVERITY = {"pass": 0, "observe": 1, "police": 2, "reject": 3, "drop": 4}
@@ -66,39 +66,38 @@ def kind_of(change: Change) -> str:
 
 def summary(difference: Difference) -> Summary:
     result = Summary()
-    losing: dict[str, set[int]] = {}
-    gaining: dict[str, set[int]] = {}
+    lost: set[int] = set()
+    gained: set[int] = set()
     for change in difference.changes:
+        lost.update(losing(change))
+        gained.update(gaining(change))
         kind = kind_of(change)
         if kind == "stop":
             result.is_stop_seen = True
             continue
-        outcome, side = (change.before, difference.old) if kind == "lose" else (change.after, difference.new)
-        label = outcome.by
-        if not isinstance(label, int):
+        label = (change.before if kind == "lose" else change.after).by
+        if isinstance(label, str) and label != EACH:
             where = result.closed if kind == "lose" else result.opened
-            where.setdefault(label or NOT_VPN, []).append(change)
-            continue
-        people = losing if kind == "lose" else gaining
-        people.setdefault(side.entries[label].registrant, set()).add(label)
-        if kind == "gain" and _is_wide(change):
-            result.wide.append(change)
+            where.setdefault(label, []).append(change)
+        elif kind == "gain":
+            result.wide += [change] if _is_wide(change) else ()
+    people_losing = _by_registrant(lost, difference.old)
+    people_gaining = _by_registrant(gained, difference.new)
     if difference.old.stop != difference.new.stop:
         result.stops = (difference.old.stop, difference.new.stop)
     earlier = {entry.registrant for entry in difference.old.entries.values()}
     remaining = {entry.registrant for entry in difference.new.entries.values()}
-    for name, numbers in losing.items():
-        if name in gaining:
-            who = _registrant(name, numbers | gaining[name], difference.new, difference.old)
+    for name, numbers in people_losing.items():
+        if name in people_gaining:
+            who = _registrant(name, numbers | people_gaining[name], difference.new, difference.old)
             result.both.append(who)
         else:
             who = _registrant(name, numbers, difference.old)
             (result.lose_some if name in remaining else result.lose_all).append(who)
-    for name, numbers in gaining.items():
-        if name not in losing:
+    for name, numbers in people_gaining.items():
+        if name not in people_losing:
             who = _registrant(name, numbers, difference.new)
             (result.gain_more if name in earlier else result.gain_first).append(who)
-    lost = {number for numbers in losing.values() for number in numbers}
     ended = difference.old.entries.keys() - difference.new.entries.keys() - lost
     result.without_effect = {number: difference.covered_by.get(number, set()) for number in sorted(ended)}
     return result
@@ -118,6 +117,13 @@ def moments(entries: Iterable[Entry], from_ns: int, until_ns: int) -> list[Momen
         if entry.valid_until_ns is not None and from_ns < entry.valid_until_ns <= until_ns:
             found.append(Moment(entry.valid_until_ns, "ends", entry))
     return sorted(found, key=lambda each: (each.at_ns, each.what, each.entry.registration))
+
+
+def _by_registrant(numbers: set[int], side: Side) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for number in sorted(numbers):
+        found.setdefault(side.entries[number].registrant, set()).add(number)
+    return found
 
 
 def _registrant(name: str, numbers: set[int], *sides: Side) -> Registrant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from enforcer.difference.as_json import moment_text
 from enforcer.difference.change import Change, Outcome, Ports, Traffic
@@ -34,7 +35,7 @@ def told(
     if not difference.changes:
         lines.append("No verdict changes: every subscriber, endpoint, protocol and port is judged as before.")
     lines += _people(summary)
-    lines += _opened(summary)
+    lines += _opened(summary, limit)
     if summary.stops and summary.is_stop_seen:
         before, after = summary.stops
         kinder = "milder" if is_milder(before, after) else "harder"
@@ -103,7 +104,7 @@ def _groups(people: list[Registrant]) -> str:
     return f" ({listed})"
 
 
-def _opened(summary: Summary) -> Iterator[str]:
+def _opened(summary: Summary, limit: int) -> Iterator[str]:
     for labels, becomes in (
         (summary.opened, "becomes open to everybody"),
         (summary.closed, "is no longer open to everybody"),
@@ -111,12 +112,16 @@ def _opened(summary: Summary) -> Iterator[str]:
         for label, changes in labels.items():
             for what, looks in _places(changes).items():
                 yield f"{what} {becomes} ({_label(label)}): {', '.join(looks)}."
-    for change in summary.wide:
+    few = limit or None
+    for change in islice((single for each in summary.wide for single in each.singles()), few):
         if change.after.by is not None:
             yield (
                 f"A whole network passes by one registration now: {_sides(change)}, {_label(change.after.by)}: "
                 f"{traffic_text(change.traffic)}."
             )
+    more = sum(len(each.each) or 1 for each in summary.wide) - (few or 0)
+    if few and more > 0:
+        yield f"So do {more:,} more (--limit 0 shows all)."
 
 
 def _places(changes: Iterable[Change]) -> dict[str, list[str]]:
@@ -149,17 +154,21 @@ def _ended(summary: Summary, difference: Difference, limit: int) -> Iterator[str
 
 
 def _table(difference: Difference, limit: int) -> Iterator[str]:
-    changes = sorted(difference.changes, key=_sorting)
-    stops = [each for each in changes if kind_of(each) == "stop"]
-    rest = [each for each in changes if kind_of(each) != "stop"]
+    stops = sorted((each for each in difference.changes if kind_of(each) == "stop"), key=_sorting)
+    others = [each for each in difference.changes if kind_of(each) != "stop"]
+    # By number they come in order, so no more than `limit` of any that change alike can be among the first.
+    rest = sorted(
+        (single for each in others for single in islice(each.singles(), limit or None)), key=_sorting
+    )
     shown = [*_stop_rows(stops), *(_row(each, difference) for each in rest[: limit or None])]
     widths = [max(len(row[column]) for row in shown) for column in range(3)]
     for *cells, traffic, exceptions in shown:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), traffic])
         if exceptions:
             yield " " * (widths[0] + 2) + "but not " + exceptions
-    if limit and len(rest) > limit:
-        yield f"… and {len(rest) - limit:,} more changes (--limit 0 or --json shows all)"
+    count = sum(len(each.each) or 1 for each in others)
+    if limit and count > limit:
+        yield f"… and {count - limit:,} more changes (--limit 0 or --json shows all)"
 
 
 def _row(change: Change, difference: Difference) -> tuple[str, str, str, str, str]:

@@ -1,0 +1,129 @@
+"""What registrations name, rectangle by rectangle: the items that a comparison is about. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from enforcer.allowlist import Entry
+from enforcer.cells import cells, check_prefixes
+from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, read
+from enforcer.difference.sides import Region, Side
+from enforcer.policy import Match
+
+Traits = tuple[tuple[str, ...], tuple[int, ...]]
+"""Protocols and ports of an entry."""
+Item = tuple[int, Prefix, Prefix]
+"""A registration's number with a subscriber's and an endpoint's prefix; what the policies do not compare is WHOLE."""
+Both = tuple[Traits | None, Traits | None]
+"""An item's traits on the old side and on the new one; None where it is not."""
+
+NOWHERE: Prefix = (0, -1)
+"""Instead of the other side of a pair that an entry does not have in this family."""
+_PAIRS: Match = "subscriber+endpoint"
+
+
+class Crowd(NamedTuple):
+    """Items of one side that have the same traits, the prefixes of each at the same place; label: the lowest number."""
+
+    traits: Traits
+    subscribers: list[Prefix]
+    endpoints: list[Prefix]
+    label: int
+
+
+def items(old: Side, new: Side) -> dict[int, dict[Item, Both]]:
+    """By family: every rectangle that registrations name on either side, as the policies compare it.
+
+    Where the one policy compares pairs and the other does not, pairs on both sides: what an entry loses as a pair depends on
+    what it gains as a line. A line without any endpoint of its family then has NOWHERE for one.
+    Raises ValueError for a prefix that is none (enforcer.cells.check_prefixes).
+    """
+    found: dict[int, dict[Item, Both]] = {version: {} for version in WIDTHS}
+    known: dict[str, tuple[int, Prefix]] = {}
+    shapes = shapes_of(old, new)
+    for place, (side, shape) in enumerate(zip((old, new), shapes, strict=True)):
+        match = side.policy.match
+        for number, entry in side.entries.items():
+            traits = (entry.protocols, () if match == "subscriber" else entry.endpoint_ports)
+            for version, line, endpoint in _rectangles(entry, shape, match, known):
+                its, item = found[version], (number, line, endpoint)
+                if place == 0:
+                    its[item] = (traits, None)
+                else:
+                    there = its.get(item)
+                    its[item] = (there[0] if there else None, traits)
+    return found
+
+
+def shapes_of(old: Side, new: Side) -> tuple[Match, Match]:
+    """How items are cut on either side."""
+    matches = (old.policy.match, new.policy.match)
+    if is_joined(old, new):
+        return _PAIRS, _PAIRS
+    return matches
+
+
+def is_joined(old: Side, new: Side) -> bool:
+    """Whether one side compares pairs and the other does not."""
+    return (old.policy.match == _PAIRS) != (new.policy.match == _PAIRS)
+
+
+def region_of(item: Item, match: Match) -> Region:
+    """The rectangle that an item is under a match."""
+    return (
+        WHOLE if match == "endpoint" else item[1],
+        WHOLE if match == "subscriber" else item[2],
+    )
+
+
+@lru_cache(maxsize=4096)
+def ports_of(traits: Traits, match: Match) -> tuple[tuple[str, int | None], ...]:
+    """Under which kinds of cells an entry with these traits stands, and with which port of each; None where none is compared."""
+    one_like = Entry(1, "", ("0.0.0.0/0",), ("0.0.0.0/0",), traits[1], traits[0])
+    return tuple(
+        dict.fromkeys(
+            (shape.kind, port if shape.has_port else None) for shape, (_, _, port) in cells(one_like, match)
+        )
+    )
+
+
+def _rectangles(
+    entry: Entry, shape: Match, match: Match, known: dict[str, tuple[int, Prefix]]
+) -> Iterator[tuple[int, Prefix, Prefix]]:
+    try:
+        lines = [known.get(each) or _read(each, known) for each in entry.subscriber_prefixes]
+        endpoints = [known.get(each) or _read(each, known) for each in entry.endpoint_prefixes]
+    except (OSError, ValueError):
+        check_prefixes(entry)
+        raise
+    if shape == "subscriber":
+        yield from ((version, line, WHOLE) for version, line in lines)
+        return
+    if shape == "endpoint":
+        yield from ((version, WHOLE, endpoint) for version, endpoint in endpoints)
+        return
+    if len(lines) == len(endpoints) == 1 and lines[0][0] == endpoints[0][0]:
+        yield lines[0][0], lines[0][1], endpoints[0][1]
+        return
+    for version, line in lines:
+        for other, endpoint in endpoints:
+            if version == other:
+                yield version, line, endpoint
+    if match == "subscriber":
+        yield from ((version, line, NOWHERE) for version, line in _without(lines, endpoints))
+    elif match == "endpoint":
+        yield from ((version, NOWHERE, endpoint) for version, endpoint in _without(endpoints, lines))
+
+
+def _read(text: str, known: dict[str, tuple[int, Prefix]]) -> tuple[int, Prefix]:
+    return known.setdefault(text, read(text))
+
+
+def _without(
+    ones: Iterable[tuple[int, Prefix]], others: Iterable[tuple[int, Prefix]]
+) -> Iterator[tuple[int, Prefix]]:
+    """Those of a family that the others have none of."""
+    versions = {version for version, _ in others}
+    return (each for each in ones if each[0] not in versions)
