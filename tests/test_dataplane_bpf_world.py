@@ -17,36 +17,39 @@ from enforcer.decide import CLEAR, REVOKED
 from enforcer.packet import parse
 from tests import enforcer_packets as make
 from tests import test_dataplane_differential_world as differential
-from tests.test_dataplane_broken_world import smallest_disagreement
-
-# What holds of every dataplane. Not among them: reject and police, which are refused, and marks, which are conntrack's.
-from tests.test_dataplane_world import (  # noqa: F401
+from tests.dataplane_kinds import Dataplane, lab  # noqa: F401
+from tests.dataplane_traffic import (
     LINE,
     OTHER_LINE,
     SERVER,
     STRICT,
-    Dataplane,
-    answer,
     delivered,
     entry,
-    lab,
     listing,
-    read_stops,
-    test_a_changed_address_cuts_flows_of_the_old_one_only,
+    wireguard,
+)
+from tests.test_dataplane_broken_world import smallest_disagreement
+
+# What holds of every dataplane. Not among them: reject and police, which are refused, and marks, which are conntrack's.
+from tests.test_dataplane_loading_world import (  # noqa: F401
     test_a_dead_agent_is_noticed_by_the_kernel,
     test_a_full_table_changes_nothing,
-    test_a_line_registered_again_gets_through_on_the_same_flow,
     test_a_list_loads_in_a_thread_while_everything_else_goes_on,
+    test_failure_behaviours_change_everything_at_once_and_end,
+    test_no_packet_sees_half_an_update,
+)
+from tests.test_dataplane_revocation_world import (  # noqa: F401
+    test_a_changed_address_cuts_flows_of_the_old_one_only,
+    test_a_line_registered_again_gets_through_on_the_same_flow,
+    test_let_finish_lets_live_flows_go_on_until_they_are_revoked,
+    test_revocation_cuts_a_live_flow_at_its_next_packet,
+)
+from tests.test_dataplane_world import (  # noqa: F401
     test_blocks_are_counted_exactly_and_reported,
     test_exempt_gateways_are_reached_without_registration,
-    test_failure_behaviours_change_everything_at_once_and_end,
     test_icmp_errors_and_fragments_pass,
-    test_let_finish_lets_live_flows_go_on_until_they_are_revoked,
-    test_no_packet_sees_half_an_update,
     test_observe_records_and_stops_nothing,
     test_only_the_registered_line_reaches_its_endpoint,
-    test_revocation_cuts_a_live_flow_at_its_next_packet,
-    wireguard,
 )
 
 pytestmark = pytest.mark.world
