@@ -62,7 +62,17 @@ def played(request, tmp_path_factory) -> Iterator[Callable[[str, str | None], Pl
 
 @pytest.mark.timeout(_TIMEOUT_S + 30)
 @pytest.mark.world(inside=False)
-@pytest.mark.parametrize("scenario", ["registration", "revocation", "technical-glitch"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "registration",
+        "revocation",
+        "technical-glitch",
+        "licensed-providers",
+        "shared-address",
+        pytest.param("slow-provider", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_shipped_scenario_holds(scenario, played):
     code, output, case = played(scenario)
 
@@ -79,6 +89,13 @@ def test_a_shipped_scenario_holds(scenario, played):
         ("minimal-smoke", "allow-everything", "asked: false passes"),
         ("minimal-smoke", "block-everything", "asked: false blocks"),
         ("minimal-revocation", "ignore-revocations", "asked: false passes"),
+        pytest.param(
+            "licensed-providers", "allow-everything", "asked: false blocks", marks=pytest.mark.nightly
+        ),
+        pytest.param(
+            "shared-address", "ignore-revocations", "asked: false passes", marks=pytest.mark.nightly
+        ),
+        pytest.param("slow-provider", "allow-everything", "asked: false passes", marks=pytest.mark.nightly),
     ],
 )
 def test_a_sabotaged_enforcer_is_caught_by_name(scenario, mode, caught_by, played):
