@@ -353,3 +353,12 @@ def test_a_trial_makes_no_ledger(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["good.csv"]
     run("import", tmp_path / "new.sqlite", tmp_path / "good.csv", "--as", "applications")
     assert (tmp_path / "new.sqlite").exists()  # control
+
+
+def test_of_very_many_wrong_rows_the_first_are_told_and_a_report_has_all(tmp_path):
+    rows = "".join(GOOD.replace("51820", "all") for _ in range(250))
+    (tmp_path / "m.csv").write_text(HEAD + rows)
+    answer = run("import", tmp_path / "l.sqlite", tmp_path / "m.csv", "--as", "applications", "--report", tmp_path / "r.csv")  # fmt: skip
+    assert "m.csv:101:" in answer.output and "m.csv:102:" not in answer.output
+    assert "150 more rows are not shown here" in answer.output and "250 of 250 rows are wrong" in answer.output
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 251

@@ -138,7 +138,9 @@ def test_a_bulk_upload_is_all_or_nothing_with_a_line_for_each_row(site) -> None:
     assert "30 rows are in order" in trial.text and site.ledger.registrations() == []
     answer = ada.send("/bulk", {}, files={"file": ("members.csv", good.encode(), "text/csv")})
     assert answer.status_code == 200 and "30 applications received" in answer.text
-    assert len(site.ledger.registrations()) == 30 and "Branch 30" in ada.see("/my").text
+    assert len(site.ledger.registrations()) == 30
+    newest, oldest = ada.see("/my").text, ada.see("/my?page=2").text
+    assert "Branch 30" in newest and "Branch 1<" not in newest and "Branch 1<" in oldest
     again = ada.send("/bulk", {"rows": good})
     assert "30 rows are wrong" in again.text and "asks for this already" in again.text
     for fields, told in (({}, "Choose a file, or paste"), ({"rows": "x"}, "is no column")):

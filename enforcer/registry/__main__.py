@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from enforcer import thrifty
 from enforcer.registry.key_commands import key
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.ledger_commands import backup, due, head, log, state, verify
@@ -80,11 +81,11 @@ def serve(config_file: Path) -> None:
         click.echo(f"registry: serving on {where}; serial {ledger.serial}")
         sys.stdout.flush()
 
+    look_s = desk.feed.look_s = duration_ns(config.look) / 1e9
     providers = tuple(each.provider() for each in config.providers)
 
     async def run() -> None:
         simulated = SimulatedProviders(ledger, providers, config.providers_seed) if providers else None
-        look_s = desk.feed.look_s = duration_ns(config.look) / 1e9
         until_changed = desk.feed.changed if look_s > 1 else asyncio.sleep
         keeping = keep_time(ledger, desk.feed.wake, simulated, look_s=look_s, until_changed=until_changed)
         keeper = asyncio.create_task(keeping)
@@ -94,7 +95,7 @@ def serve(config_file: Path) -> None:
             keeper.cancel()
 
     try:
-        asyncio.run(run())
+        thrifty.run(run(), is_thrifty=look_s > 1)
     finally:
         ledger.close()
         accounts.close()

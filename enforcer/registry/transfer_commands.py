@@ -34,6 +34,8 @@ from enforcer.registry.seed_lines import plant_lines, read_seed_lines
 from enforcer.registry.transfer import BadEvent, import_events
 from enforcer.registry.transfer import migrate as migrate_ledger
 
+MOST_TOLD = 100  # wrong rows; what a terminal can be scrolled back over
+
 
 @click.command()
 @LEDGER
@@ -156,7 +158,11 @@ def _applications(
         )]  # fmt: skip
         report.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if done.wrong:
-        told = [problem for row in done.wrong for problem in row.problems]
+        told = [problem for row in done.wrong[:MOST_TOLD] for problem in row.problems]
+        if len(done.wrong) > MOST_TOLD:
+            told.append(
+                f"{len(done.wrong) - MOST_TOLD} more rows are not shown here; --report FILE writes all of them"
+            )
         raise Problem(
             "\n".join([*told, f"{len(done.wrong)} of {len(rows)} rows are wrong; nothing was taken"])
         )

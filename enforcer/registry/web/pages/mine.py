@@ -9,6 +9,7 @@ from enforcer.registry.states import Registration
 from enforcer.registry.web.frame import Page, page, too_many
 from enforcer.registry.web.limits import address_key
 from enforcer.registry.web.office import Office
+from enforcer.registry.web.paging import Pages
 from enforcer.registry.web.view import View, view_of
 
 ROLES = ("registrant",)
@@ -36,11 +37,10 @@ def own_view(here: Page) -> View:
 
 
 async def _list(here: Page) -> Response:
-    return here.html("my.html", views=_views(here))
-
-
-def _views(here: Page) -> list[View]:
-    return [view_of(here.desk, each) for each in here.desk.mine(here.desk.of_account(here.account))]
+    """Newest first: what was just sent is what people look for."""
+    found = here.desk.mine(here.desk.of_account(here.account))[::-1]
+    pages = Pages.of(here.query, len(found))
+    return here.html("my.html", views=[view_of(here.desk, each) for each in pages.slice(found)], pages=pages)
 
 
 async def _claim(here: Page) -> Response:
@@ -48,7 +48,7 @@ async def _claim(here: Page) -> Response:
     if isinstance(registration, Response):
         return registration
     if registration is None:
-        return here.html("my.html", views=_views(here))
+        return await _list(here)
     here.office.accounts.claim(here.account.name, registration.number)
     return here.go(f"/my/{registration.number}", "claimed")
 
