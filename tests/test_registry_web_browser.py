@@ -70,6 +70,16 @@ def test_a_registrations_whole_life(browser, registry) -> None:
     assert "Your application is received" in browser.text and "waiting" in browser.text
     number = re.findall(r"/my/(\d+)", browser.path)[0]
 
+    # A mistake that the form could not see is corrected while the application waits.
+    browser.follow("Correct the application")
+    assert browser.driver.find_element(By.ID, "registrant").get_attribute("value") == "Freya Khan"
+    browser.fill(subscriber_id="")
+    browser.press("Send the correction")
+    assert browser.focused.get_attribute("class") == "card errors"  # what is wrong is read first
+    browser.fill(subscriber_id="NF-4711")
+    browser.press("Send the correction")
+    assert "Your correction is received" in browser.text and "NF-4711" in browser.text
+
     # The provider confirms; only then can an officer approve.
     browser.sign_in("northern", PASSWORD)
     browser.open_row(number)

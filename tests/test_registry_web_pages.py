@@ -129,6 +129,21 @@ def test_an_idle_session_ends(site) -> None:
     assert ada.see("/my").status_code == 303
 
 
+def test_what_was_typed_is_not_lost_with_the_session(site) -> None:
+    ada = site.person("ada")
+    token = ada.form_token("/my/apply?category=freelancer")
+    site.now_ns += IDLE_NS + 1
+    late = ada.call("POST", "/my/apply", data={**FIELDS, "form_token": token})
+    assert late.status_code == 403 and 'href="/sign-in?next=/my/apply"' in late.text
+    for typed in ("Ada Lovelace", "NF-1001", "203.0.113.7", "identity, employment"):
+        assert typed in late.text
+    assert token not in Reading(late.text).texts and site.ledger.registrations() == []
+    password = ada.call("POST", "/account", data={"form_token": token, "password": "secret word"})
+    assert password.status_code == 403 and "secret word" not in password.text
+    other = ada.call("POST", "/my/apply", data={**FIELDS, "form_token": "x"})
+    assert other.status_code == 303 and other.text == ""  # control: another site's words are not shown
+
+
 def test_guessing_passwords_is_slowed_by_account_and_by_address_and_time_forgives(site) -> None:
     site = Site(limits={"sign-in-account": Limit(3, 1), "sign-in-address": Limit(5, 60)})
     person = site.person()

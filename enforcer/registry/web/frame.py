@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from enforcer.registry.web.office import Office
 
 MOST_FIELDS = 2000
+_UNTOLD = (
+    "form_token",
+    "token",
+    "version",
+)  # fields that nobody typed, or nobody should read over a shoulder
 
 
 class NotHere(Exception):
@@ -135,7 +140,7 @@ async def _answer(here: Page, handler: Handler, roles: tuple[Role, ...]) -> Resp
         if wait_s:
             return too_many(here, wait_s)
         if roles and here.visit.account is None:
-            return here.go(f"/sign-in?next={quote(here.request.url.path)}")
+            return await _signed_out(here)
         if roles and here.account.role not in roles:
             return here.problem(403, "role", role=here.texts.t(f"role.{here.account.role}"))
         if here.request.method == "POST":
@@ -150,6 +155,20 @@ async def _answer(here: Page, handler: Handler, roles: tuple[Role, ...]) -> Resp
         return here.problem(422, "refused", reason="; ".join(error.problems))
     except IllegalTransition as error:
         return here.problem(409, "refused", reason=str(error))
+
+
+async def _signed_out(here: Page) -> Response:
+    """To the sign-in. Of a form that was sent too late, shows what was typed: it took somebody half an hour."""
+    if here.request.method == "POST":
+        await _read_form(here)
+        if here.visit.is_own_form(here.form.get("form_token")):
+            typed = [
+                (name, ", ".join(values))
+                for name, values in here.form.many.items()
+                if any(values) and name not in _UNTOLD and "password" not in name
+            ]
+            return here.html("session_ended.html", 403, typed=typed)
+    return here.go(f"/sign-in?next={quote(here.request.url.path)}")
 
 
 def too_many(here: Page, wait_s: float) -> Response:
