@@ -19,6 +19,7 @@ from enforcer.policy import Policy, load_policy
 from enforcer.privacy import Addresses, load_key
 from enforcer.registry.feed import load_public_key
 from enforcer.status import status
+from enforcer.thrifty import run
 
 
 def run_agent(config_file: Path) -> None:
@@ -37,7 +38,7 @@ def run_agent(config_file: Path) -> None:
             config.audit, most_bytes=config.audit_bytes, most_files=config.audit_files, addresses=addresses
         )
         try:
-            asyncio.run(_serve(Agent(config, policy, dataplane, key, audit), config))
+            run(_serve(Agent(config, policy, dataplane, key, audit), config), not config.is_watchful)
         finally:
             dataplane.close()
             audit.close()

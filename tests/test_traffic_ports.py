@@ -37,7 +37,7 @@ def test_a_socket_serves_again_from_another_port():
         assert far.recvfrom(9) == (b"a", first)
         far.sendto(b"A", first)
         await until(lambda: heard)
-        ports.give_back(HOST, 4, one)
+        ports.give_back(HOST, 4, one, True)
         far.sendto(b"late", first)  # nobody's any more
         other = ports.connected(HOST, 4, far.getsockname(), heard.append)
         assert other is one
@@ -67,6 +67,22 @@ def test_what_a_socket_is_told_reaches_its_attempt_alone():
         assert isinstance(heard[0], ConnectionRefusedError)
         ports.close(port)
         ports.close_all()
+
+    asyncio.run(play())
+
+
+def test_what_came_for_one_attempt_is_not_the_next_ones():
+    async def play():
+        ports, far, heard = Ports(), server(), []
+        one = ports.connected(HOST, 4, far.getsockname(), heard.append)
+        far.sendto(b"late", one.socket.getsockname())  # the loop has no time to read it
+        ports.give_back(HOST, 4, one, False)
+        assert ports.connected(HOST, 4, far.getsockname(), heard.append) is one
+        far.sendto(b"mine", one.socket.getsockname())
+        await until(lambda: heard)
+        assert heard == [b"mine"]
+        ports.close(one)
+        far.close()
 
     asyncio.run(play())
 

@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 from enforcer.dataplanes import Stop
 from enforcer.dataplanes.netlink import SUBSYSTEM_LOG, Netfilter, attribute, attributes, messages
@@ -27,6 +28,7 @@ class NfLog:
 
     def __init__(self, group: int) -> None:
         self.lost = 0
+        self._names: dict[bytes, str] = {}
         self._netfilter = Netfilter()
         self._netfilter.grow_receive_buffer()
         mode = struct.pack("!IBB", SNAP_BYTES, _COPY_PACKET, 0)
@@ -56,14 +58,22 @@ class NfLog:
                 continue
             for kind, _, body in messages(data):
                 if kind == SUBSYSTEM_LOG << 8 | _PACKET:
-                    stops.append(_stop(attributes(body[4:])))
+                    stops.append(_stop(attributes(body[4:]), self._interface))
         return stops
+
+    def _interface(self, index: bytes | None) -> str:
+        """Its name when it was first seen: asking takes three system calls, and an index is not given twice."""
+        if index is None:
+            return ""
+        if index not in self._names:
+            self._names[index] = _name(index)
+        return self._names[index]
 
     def close(self) -> None:
         self._netfilter.close()
 
 
-def _stop(found: dict[int, bytes]) -> Stop:
+def _stop(found: dict[int, bytes], interface: Callable[[bytes | None], str]) -> Stop:
     reason, _, protocol = found.get(_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace").partition(" ")
     packet = parse(found.get(_PAYLOAD, b""))
     number = packet.protocol if packet.protocol is not None else 0
@@ -76,8 +86,8 @@ def _stop(found: dict[int, bytes]) -> Stop:
         packet.src_port,
         packet.dst_text,
         packet.dst_port,
-        _interface(found.get(_IFINDEX_IN)),
-        _interface(found.get(_IFINDEX_OUT)),
+        interface(found.get(_IFINDEX_IN)),
+        interface(found.get(_IFINDEX_OUT)),
     )
 
 
@@ -88,9 +98,7 @@ def _time_ns(stamp: bytes | None) -> int:
     return seconds * 1_000_000_000 + microseconds * 1000
 
 
-def _interface(index: bytes | None) -> str:
-    if index is None:
-        return ""
+def _name(index: bytes) -> str:
     try:
         return socket.if_indextoname(int.from_bytes(index, "big"))
     except OSError:  # the interface is gone

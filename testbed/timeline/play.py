@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from enforcer.thrifty import run
 from testbed.lab.links import HolderDied
 from testbed.lab.witness import WitnessDied
 from testbed.plan.plan import Plan
@@ -47,7 +48,8 @@ def play(run_dir: Path, options: StageOptions, is_stop_asked: Callable[[], bool]
     """
     progress = Progress()
     plan = read_plan(run_dir / "plan.json")
-    played = asyncio.run(_play(plan, run_dir, options, progress, is_stop_asked))
+    playing = _play(plan, run_dir, options, progress, is_stop_asked)
+    played = run(playing, is_thrifty=plan.clock == "virtual")
     _write_json(run_dir / "phases.json", progress.durations_s())
     if played.exit_code:
         _write_json(run_dir / "broken.json", {"reason": played.reason, "details": played.details})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -135,14 +134,14 @@ class Attempt:
 
     def _answered(self) -> None:
         """Complete: the round trip counts from the scheduled time, so a late send is not hidden."""
-        now_ns = time.monotonic_ns()
+        now_ns = self.ticker.now_ns()
         self.received = max(self.received, 1)
         if self.rtt_ns is None:
             self.rtt_ns = now_ns - self.scheduled_ns
         self._finish(now_ns, None)
 
     def _failed(self, failure: str) -> None:
-        self._finish(time.monotonic_ns(), failure)
+        self._finish(self.ticker.now_ns(), failure)
 
     def _finish(self, now_ns: int, failure: str | None) -> None:
         if self.is_done:

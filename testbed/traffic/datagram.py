@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable
 
 from testbed.records import ProbeRecord
@@ -32,7 +31,7 @@ class DatagramAttempt(Attempt):
     def _send(self) -> None:
         port = self._open()
         payload = self._request(self)
-        self._mark_sent(time.monotonic_ns())
+        self._mark_sent(self.ticker.now_ns())
         port.socket.send(payload)
 
     def _open(self) -> Port:
@@ -56,10 +55,8 @@ class DatagramAttempt(Attempt):
     def _release(self) -> None:
         if self._port is None:
             return
-        if self.received and self.received == self.sent:
-            self._ports.give_back(self.host, self.stream.family, self._port)
-        else:
-            self._ports.close(self._port)
+        is_answered = 0 < self.received == self.sent
+        self._ports.give_back(self.host, self.stream.family, self._port, is_answered)
         self._port = None
 
 
@@ -94,7 +91,7 @@ class VoiceAttempt(DatagramAttempt):
         if self._port is None:
             return
         due_ns = self.scheduled_ns + number * self.stream.spacing_ns
-        now_ns = time.monotonic_ns()
+        now_ns = self.ticker.now_ns()
         self._send_ns[number] = now_ns
         head = _SEQUENCE.pack(number, due_ns)
         try:
@@ -110,7 +107,7 @@ class VoiceAttempt(DatagramAttempt):
         number, due_ns = _SEQUENCE.unpack_from(data)
         if number >= len(self._rtts_ns) or self._rtts_ns[number] is not None:
             return
-        self._rtts_ns[number] = time.monotonic_ns() - due_ns
+        self._rtts_ns[number] = self.ticker.now_ns() - due_ns
         self.received += 1
         if self.received == self.stream.packets:
             self._complete()

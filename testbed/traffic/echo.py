@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -97,7 +96,7 @@ class IcmpAttempt(Attempt):
         self._shared = shared
 
     def _send(self) -> None:
-        self._mark_sent(time.monotonic_ns())
+        self._mark_sent(self.ticker.now_ns())
         self.src_port = self._shared.send(self, self.stream.payload_bytes)
 
     def echoed(self) -> None:
@@ -149,7 +148,7 @@ class TunnelEchoAttempt(Attempt):
         except OSError as error:
             self._failed("tunnel_down" if failure_of(error) != "harness_error" else "harness_error")
             return
-        self._mark_sent(time.monotonic_ns())
+        self._mark_sent(self.ticker.now_ns())
 
     def echoed(self) -> None:
         self._answered()

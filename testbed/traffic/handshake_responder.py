@@ -23,13 +23,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from enforcer.thrifty import run
 from testbed.traffic import handshakes_ike, handshakes_openvpn, handshakes_ppp, handshakes_raw
 from testbed.traffic.handshakes_wireguard import INITIATION_BYTES, Responder
 
 _IP_PKTINFO, _IPV6_FREEBIND = 8, 78  # linux/in.h, linux/in6.h; the socket module has no names for them
 # Packets a socket may have before the others get their turn; in virtual time (testbed.world.uml.machine sets the variable) they come one by one,
 # and finding out that there is no other is one more system call.
-_DRAIN = 1 if os.environ.get("ALLOWLAB_VIRTUAL_TIME") == "1" else 64
+_IS_VIRTUAL = os.environ.get("ALLOWLAB_VIRTUAL_TIME") == "1"
+_DRAIN = 1 if _IS_VIRTUAL else 64
 _RECEIVE_BUFFER_BYTES = 4 << 20  # the kernel gives at most net.core.rmem_max
 _BACKLOG = 4096
 _TCP_PATIENCE_S = 10.0
@@ -152,7 +154,7 @@ def main() -> int:
     ports, counts = Ports(arguments.udp, arguments.tcp, arguments.raw), Counts()
     try:
         answers = Answers(ResponderKeys.load(arguments.keys) if arguments.keys else ResponderKeys.new())
-        asyncio.run(_until_told(serve(answers, ports, counts, _say_ready)))
+        run(_until_told(serve(answers, ports, counts, _say_ready)), is_thrifty=_IS_VIRTUAL)
     except (OSError, ValueError, KeyError) as error:
         print(f"handshake responder: {_words(error)}", file=sys.stderr)
         return 3

@@ -25,6 +25,7 @@ class Port:
 
     socket: socket.socket
     receive: Callable[[bytes | OSError], None] | None = None
+    has_more: bool = False
 
 
 @dataclass(slots=True)
@@ -39,6 +40,8 @@ class Ports:
         """A socket of the host with a new source port, connected. Raises OSError."""
         idle = self._idle.get((host.name, family))
         port = idle.pop() if idle else self._made(host, family)
+        if port.has_more:
+            _empty(port)
         port.receive = receive
         try:
             port.socket.connect(to)
@@ -47,9 +50,12 @@ class Ports:
             raise
         return port
 
-    def give_back(self, host: Host, family: int, port: Port) -> None:
-        """It was answered, so nothing more is on its way to it: another attempt may have it. Its port is free from now on."""
-        port.receive = None
+    def give_back(self, host: Host, family: int, port: Port, is_answered: bool) -> None:
+        """Another attempt may have it. Its port is free from now on: what still comes is nobody's.
+
+        is_answered: all that was asked. If not, something may have come in this very moment, and is thrown away first.
+        """
+        port.receive, port.has_more = None, not is_answered
         idle = self._idle.setdefault((host.name, family), [])
         if len(idle) < _MOST_IDLE and _LIBC.connect(port.socket.fileno(), _NOWHERE, len(_NOWHERE)) == 0:
             idle.append(port)
@@ -59,7 +65,7 @@ class Ports:
     def close(self, port: Port) -> None:
         """Whatever still comes for it is nobody's."""
         port.receive = None
-        asyncio.get_running_loop().remove_reader(port.socket)
+        asyncio.get_running_loop().remove_reader(port.socket.fileno())
         port.socket.close()
 
     def close_all(self) -> None:
@@ -72,7 +78,8 @@ class Ports:
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         with host.inside():
             port = Port(socket.socket(kind, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
-        asyncio.get_running_loop().add_reader(port.socket, _read, port)
+        # By its number: asyncio describes a socket object it does not know yet, which asks the kernel for four addresses.
+        asyncio.get_running_loop().add_reader(port.socket.fileno(), _read, port)
         return port
 
 
@@ -85,3 +92,14 @@ def _read(port: Port) -> None:
         data = error
     if port.receive is not None:
         port.receive(data)
+
+
+def _empty(port: Port) -> None:
+    port.has_more = False
+    while True:
+        try:
+            port.socket.recv(2048)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue

@@ -19,6 +19,7 @@ import socket
 import sys
 from typing import Any
 
+from enforcer.thrifty import run
 from testbed.lab.namespaces import inside
 from testbed.lab.services_https import answer, parse_request
 
@@ -26,7 +27,8 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 _BACKLOG = 1024
 # The loop calls again while there is more. In virtual time (testbed.world.uml.machine sets the variable) datagrams come one by one, and
 # finding out that there is no other is one more system call.
-_DATAGRAMS_PER_WAKE = 1 if os.environ.get("ALLOWLAB_VIRTUAL_TIME") == "1" else 64
+_IS_VIRTUAL = os.environ.get("ALLOWLAB_VIRTUAL_TIME") == "1"
+_DATAGRAMS_PER_WAKE = 1 if _IS_VIRTUAL else 64
 # A client that says nothing is let go: half-open connections of a cut path must not pile up.
 _REQUEST_TIMEOUT_S = 10.0
 
@@ -123,4 +125,4 @@ def _bound(netns: int, kind: int, address: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    run(serve(int(sys.argv[1])), is_thrifty=_IS_VIRTUAL)

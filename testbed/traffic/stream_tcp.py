@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import time
 from collections.abc import Callable
 
 from testbed.traffic.attempt import Attempt, failure_of
@@ -34,7 +33,7 @@ class TcpAttempt(Attempt):
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._socket = sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._mark_sent(time.monotonic_ns())
+        self._mark_sent(self.ticker.now_ns())
         code = sock.connect_ex((self.target.address, self.target.port))
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, "connect")

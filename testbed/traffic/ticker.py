@@ -11,6 +11,8 @@ import struct
 import time
 from collections.abc import Callable
 
+from enforcer.thrifty import ThriftyLoop
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
@@ -41,11 +43,13 @@ class Job:
 class Ticker:
     """Runs callables at absolute CLOCK_MONOTONIC times (nanoseconds), in order, each once.
 
-    One ticker serves any number of jobs; `due` jobs run in one go, so a burst costs one wake-up, and nobody wakes for a cancelled one.
+    now_ns: that clock. One ticker serves any number of jobs; `due` jobs run in one go, so a burst costs one wake-up, and nobody wakes for a cancelled one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # In virtual time the loop reads the clock once each time it wakes, and nothing passes in between.
+        self.now_ns: Callable[[], int] = loop.now_ns if isinstance(loop, ThriftyLoop) else time.monotonic_ns
         self._jobs: list[tuple[int, int, Job]] = []
         self._count = 0
         self._armed_ns = 0
@@ -80,7 +84,7 @@ class Ticker:
                 if jobs[0][2].is_cancelled:
                     heapq.heappop(jobs)
                     continue
-                if jobs[0][0] > now_ns and jobs[0][0] > (now_ns := time.monotonic_ns()):
+                if jobs[0][0] > now_ns and jobs[0][0] > (now_ns := self.now_ns()):
                     break
                 heapq.heappop(jobs)[2].run()
         finally:
