@@ -16,21 +16,36 @@ struct search {
 	u32 found;
 };
 
+INLINE struct shape *shape_at(struct search *on, u32 index)
+{
+	return index < MOST_SHAPES ? &on->shapes->each[index] : 0;
+}
+
+INLINE u32 port_at(struct shape *shape, struct packet *p, int turned)
+{
+	return shape->has_port ? SWAP16(turned ? p->src_port : p->dst_port) : 0;
+}
+
+INLINE int is_in(struct versioned *cell, struct search *on)
+{
+	on->found = current(cell, on->serial);
+	return on->found != 0;
+}
+
 static long one_shape4(u32 index, struct search *on)
 {
 	struct packet *p = &on->work->packet;
-	struct cell4_key *key = &on->work->cell4_key;
-	if (index >= MOST_SHAPES)
+	struct shape *shape = shape_at(on, index);
+	if (!shape)
 		return 1;
-	struct shape *shape = &on->shapes->each[index];
+	struct cell4_key *key = &on->work->cell4_key;
 	key->shape = shape->number;
 	key->unused = 0;
 	for (int turned = 0; turned < 2; turned++) {
 		key->subscriber = (turned ? p->dst[0] : p->src[0]) & shape->subscriber_mask[0];
 		key->endpoint = (turned ? p->src[0] : p->dst[0]) & shape->endpoint_mask[0];
-		key->port = shape->has_port ? SWAP16(turned ? p->src_port : p->dst_port) : 0;
-		on->found = current(lookup(&cells4, key), on->serial);
-		if (on->found)
+		key->port = port_at(shape, p, turned);
+		if (is_in(lookup(&cells4, key), on))
 			return 1;
 	}
 	return 0;
@@ -39,10 +54,10 @@ static long one_shape4(u32 index, struct search *on)
 static long one_shape6(u32 index, struct search *on)
 {
 	struct packet *p = &on->work->packet;
-	struct cell6_key *key = &on->work->cell6_key;
-	if (index >= MOST_SHAPES)
+	struct shape *shape = shape_at(on, index);
+	if (!shape)
 		return 1;
-	struct shape *shape = &on->shapes->each[index];
+	struct cell6_key *key = &on->work->cell6_key;
 	key->shape = shape->number;
 	key->unused = 0;
 	for (int turned = 0; turned < 2; turned++) {
@@ -52,9 +67,8 @@ static long one_shape6(u32 index, struct search *on)
 			key->subscriber[word] = subscriber[word] & shape->subscriber_mask[word];
 			key->endpoint[word] = endpoint[word] & shape->endpoint_mask[word];
 		}
-		key->port = shape->has_port ? SWAP16(turned ? p->src_port : p->dst_port) : 0;
-		on->found = current(lookup(&cells6, key), on->serial);
-		if (on->found)
+		key->port = port_at(shape, p, turned);
+		if (is_in(lookup(&cells6, key), on))
 			return 1;
 	}
 	return 0;
