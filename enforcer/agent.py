@@ -29,6 +29,7 @@ from enforcer.registry.feed import FeedError
 from enforcer.registry.roll import KeyRing
 from enforcer.service import notify
 from enforcer.store import Store
+from enforcer.thrifty import ThriftyLoop
 
 TICK_S = 0.1
 _BEAT_NS = 1_000_000_000
@@ -70,7 +71,8 @@ class Agent:
         self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
         self._is_aside = False
         self._beating: asyncio.Future[None] | None = None
-        self._ending, self._stirred = asyncio.Event(), asyncio.Event()
+        self._ending = asyncio.Event()
+        self._alarm: asyncio.Future[None] | None = None
 
     @property
     def is_aside(self) -> bool:
@@ -85,6 +87,8 @@ class Agent:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. What is in the kernel stays there: the policy's agent-dead behaviour takes over."""
         loop = asyncio.get_running_loop()
+        if isinstance(loop, ThriftyLoop):
+            self.clock.keep_by(loop.now_ns)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self.reload_aside("SIGHUP")))
@@ -154,7 +158,7 @@ class Agent:
             gc.enable()
             gc.freeze()
             self._is_aside = False
-            self._stirred.set()
+            self._stir()
 
     async def _until_free(self) -> None:
         while self._is_aside:
@@ -167,6 +171,7 @@ class Agent:
         return Follower(
             self.config, self.policy.on_failure, self.feed, self.intake, self.conditions,
             aside=self._aside, free=self._until_free, answered=self.note_answer, unreachable=unreachable,
+            changed=self._stir,
         )  # fmt: skip
 
     def note_answer(self) -> None:
@@ -174,7 +179,6 @@ class Agent:
         self.answered_ns, self.unreachable = self.clock.since_boot_ns(), ""
         if not self._is_aside:
             self.failures.end("registry-unreachable")
-        self._stirred.set()  # what came with it may be due sooner than all else
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -186,14 +190,17 @@ class Agent:
         if self.config.is_watchful:
             await asyncio.sleep(TICK_S)
             return
-        self._stirred.clear()
-        boot_ns = self.clock.since_boot_ns()
-        while (left_ns := self._due_ns(boot_ns) - boot_ns) > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_ns / 1e9):
-                    await self._stirred.wait()
-            self._stirred.clear()
-            boot_ns = self.clock.since_boot_ns()
+        loop = asyncio.get_running_loop()
+        while (left_ns := self._due_ns(boot_ns := self.clock.since_boot_ns()) - boot_ns) > 0:
+            self._alarm = loop.create_future()
+            handle = loop.call_at(loop.time() + left_ns / 1e9, self._stir)
+            await self._alarm
+            handle.cancel()
+
+    def _stir(self) -> None:
+        """Look anew at what is due next."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
 
     def _due_ns(self, boot_ns: int) -> int:
         """When `tick` will next have something to do, by the clock since boot."""
@@ -335,7 +342,7 @@ class Agent:
         if not self._is_aside:
             self._note_waiting(self.clock.since_boot_ns())
             if not self.config.is_watchful and self.blocks.due_ns is not None:
-                self._stirred.set()
+                self._stir()
 
     def _note_waiting(self, boot_ns: int) -> None:
         waiting, self._waiting = self._waiting, []

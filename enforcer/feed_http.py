@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 _CONNECT_S = 2.0
@@ -38,6 +39,7 @@ class Http:
         self._host, self._is_tls = parts.hostname or "", parts.scheme == "https"
         self._port = parts.port or (443 if self._is_tls else 80)
         self._named = parts.netloc.rpartition("@")[2]
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(
@@ -103,6 +105,7 @@ class Http:
 
     async def _exchange(self, request: bytes, read_s: float) -> Head:
         if self._streams is None:
+            self._loop = asyncio.get_running_loop()
             context = ssl.create_default_context() if self._is_tls else None
             async with asyncio.timeout(_CONNECT_S):
                 self._streams = await asyncio.open_connection(
@@ -110,11 +113,10 @@ class Http:
                 )
         reader, writer = self._streams
         writer.write(request)
-        async with asyncio.timeout(read_s):
-            while True:
-                head = _head(await reader.readuntil(b"\r\n\r\n"))
-                if head.status >= 200:  # 1xx: there is more to come
-                    return head
+        while True:
+            head = _head(await self._in_time(reader.readuntil(b"\r\n\r\n"), read_s))
+            if head.status >= 200:  # 1xx: there is more to come
+                return head
 
     async def _body(self, head: Head, read_s: float) -> AsyncIterator[bytes]:
         if head.status in (204, 304):
@@ -138,8 +140,8 @@ class Http:
         assert self._streams is not None
         reader, left = self._streams[0], length
         while left:
-            async with asyncio.timeout(read_s):
-                piece = await reader.read(_PIECE_BYTES if length < 0 else min(left, _PIECE_BYTES))
+            wanted = _PIECE_BYTES if length < 0 else min(left, _PIECE_BYTES)
+            piece = await self._in_time(reader.read(wanted), read_s)
             if piece:
                 yield piece
             elif length < 0:
@@ -150,8 +152,32 @@ class Http:
 
     async def _line(self, read_s: float) -> bytes:
         assert self._streams is not None
-        async with asyncio.timeout(read_s):
-            return (await self._streams[0].readuntil(b"\r\n"))[:-2]
+        return (await self._in_time(self._streams[0].readuntil(b"\r\n"), read_s))[:-2]
+
+    async def _in_time(self, reading: Coroutine[Any, Any, bytes], read_s: float) -> bytes:
+        """asyncio.timeout asks the kernel for the process's id six times; a sign of life would cost more in them than in itself."""
+        assert self._streams is not None
+        transport, is_late = self._streams[1].transport, False
+
+        def end() -> None:
+            nonlocal is_late
+            is_late = True
+            transport.abort()
+
+        loop = self._loop
+        assert loop is not None
+        timer = loop.call_at(loop.time() + read_s, end)
+        try:
+            data = await reading
+        except (EOFError, ConnectionError):
+            if is_late:
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
+        if is_late and not data:
+            raise TimeoutError
+        return data
 
 
 def _head(data: bytes) -> Head:

@@ -27,7 +27,10 @@ _ENDED_BY_A_SIGN = frozenset({"clock-jumped", "signature-wrong", "serial-wrong"}
 
 @dataclass(slots=True)
 class Follower:
-    """aside: does something in another thread. free: returns when nothing is done there. answered: told of each answer."""
+    """aside: does something in another thread. free: returns when nothing is done there. answered: told of each answer.
+
+    changed: told of each list that came, for what is in it may be due soon.
+    """
 
     config: Config
     on_failure: OnFailure
@@ -38,6 +41,7 @@ class Follower:
     free: Callable[[], Awaitable[None]]
     answered: Callable[[], None]
     unreachable: Callable[[str], None]
+    changed: Callable[[], None]
     _keys_seen: int = 0
 
     async def run(self) -> None:
@@ -127,6 +131,7 @@ class Follower:
         else:
             await self.free()
             was_taken = self.intake.take(message)
+        self.changed()
         if "signature-wrong" in self.conditions.lasting:
             self._keys_seen = -1  # perhaps the key was rolled over
         return was_taken

@@ -27,6 +27,7 @@ class FeedCalls:
     def __init__(self, ledger: Ledger, key: feed.Signer, clock: Callable[[], int] = time.time_ns) -> None:
         self._ledger, self._key, self._clock = ledger, key, clock
         self._changed = asyncio.Event()
+        self._waiters: set[asyncio.Future[bool]] = set()
         self._is_closing = False
         self.look_s = 1.0  # how often to look for what another process has written
         self._held: tuple[int, int, bytes, str] | None = None
@@ -106,13 +107,21 @@ class FeedCalls:
     def wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        for waiter in self._waiters:
+            _end(waiter, True)
 
     async def changed(self, within_s: float) -> bool:
         """Waits for the next wake, but at most so long; whether there was one."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                return await self._changed.wait()
-        return False
+        # Many wait so all day, and asyncio.timeout would ask the kernel for the process's id four times each time.
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_at(loop.time() + within_s, _end, waiter, False)
+        self._waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
 
     def close(self) -> None:
         self._is_closing = True
@@ -161,6 +170,11 @@ class FeedCalls:
     def _headers(self) -> dict[str, str]:
         # How many roll-overs there are is not signed: it only tells an enforcer that asking for them is worth while.
         return {"feed-keys": str(len(self._rolls())), "feed-lines": "1"}
+
+
+def _end(waiter: asyncio.Future[bool], is_changed: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(is_changed)
 
 
 def _number(request: Request, name: str, default: float | None) -> float:
