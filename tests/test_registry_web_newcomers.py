@@ -57,6 +57,16 @@ def test_the_kinds_promise_households_nothing_and_say_so(site: Site) -> None:
     assert "the rules have no kind for households and ordinary subscribers" in page
 
 
+def test_going_on_without_a_choice_is_told(site: Site) -> None:
+    ada = site.person("ada")
+    assert "There is a problem" not in ada.see("/my/apply").text  # control
+    answer = ada.see("/my/apply?asked=1")
+    assert (
+        answer.status_code == 422 and 'href="#category"' in answer.text and "Choose what kind" in answer.text
+    )
+    assert ada.see("/my/apply?asked=1&category=bank").status_code == 200
+
+
 @pytest.mark.parametrize("name", ["vpn.client.example", "https://vpn.client.example/login", "VPN.client.example:443"])  # fmt: skip
 def test_a_server_given_by_name_is_told_how_to_find_its_address(site: Site, name: str) -> None:
     answer = site.person("ada").send("/my/apply", {**FIELDS, "endpoint_prefixes": name})

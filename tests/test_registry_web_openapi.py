@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from enforcer.registry.web.accounts import Accounts
+from enforcer.registry.web.models import ListQuery
 from enforcer.registry.web.openapi import document
 from tests.test_registry_portal import ISP, OFFICER, Registry
 
@@ -79,9 +83,23 @@ def _play_one(
         for sent in headers.values():
             response = case.call(headers=sent)
             seen[f"{mode} {response.status_code}"] += 1
-            case.validate_response(response)
+            case.validate_response(
+                response, excluded_checks=[negative_data_rejection] if _is_right(response) else []
+            )
 
     run()
+
+
+def _is_right(response) -> bool:
+    """What was to be wrong is lost on the way: a parameter that nobody knows, with an empty list for its value, is not in the URL."""
+    asked = urlsplit(response.request.url)
+    if response.request.method != "GET" or asked.path != "/applications":
+        return False
+    try:
+        ListQuery.model_validate(dict(parse_qsl(asked.query, keep_blank_values=True)), strict=False)
+    except ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)

@@ -80,13 +80,19 @@ def _operation(operation: Operation) -> dict[str, Any]:
         found["x-roles"] = list(operation.roles)
     if operation.body is not Nothing:
         found["requestBody"] = {
-            "required": any(field.is_required() for field in operation.body.model_fields.values()),
+            "required": _needs_something(operation.body),
             "content": {"application/json": {"schema": _reference(operation.body)}},
         }
     parameters = [*_path_parameters(operation), *_query_parameters(operation)]
     if parameters:
         found["parameters"] = parameters
     return found
+
+
+def _needs_something(body: type[BaseModel]) -> bool:
+    extra = body.model_config.get("json_schema_extra")
+    has_least = isinstance(extra, dict) and bool(extra.get("minProperties"))
+    return has_least or any(field.is_required() for field in body.model_fields.values())
 
 
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed).
+    """next_step: a key of texts `next.*`; until_ns: when it is promised by. steps: (name, done|now|later|failed|off).
 
     is_nobodys: it waits for a provider, and no provider here has the name that was given. version: Registration.version.
     report: what an appeal against a block says for programs; appeal_text: the rest, in people's words.
@@ -128,14 +128,16 @@ def _steps(registration: Registration, needs_provider: bool) -> tuple[tuple[str,
     state, verified = registration.state, registration.is_verified
     if state not in ("pending", "active", "rejected"):
         return ()
-    provider = {None: "now" if state == "pending" else "later", True: "done", False: "failed"}[verified]
+    provider = {None: {"pending": "now", "active": "later"}.get(state, "off"), True: "done", False: "failed"}[
+        verified
+    ]
     is_officers_turn = state == "pending" and (verified is True or not needs_provider)
     officer = {"active": "done", "rejected": "failed"}.get(state, "now" if is_officers_turn else "later")
     steps = [
         ("apply", "done"),
         ("provider", provider),
         ("officer", officer),
-        ("list", "done" if state == "active" else "later"),
+        ("list", {"active": "done", "pending": "later"}.get(state, "off")),
     ]
     return tuple(step for step in steps if needs_provider or step[0] != "provider")
 

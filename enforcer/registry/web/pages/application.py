@@ -75,6 +75,8 @@ async def _correct(here: Page) -> Response:
 def _which(here: Page, number: int | None = None, chosen: str = "") -> Response:
     """The question before the form: what kind of registrant."""
     t = here.texts.t
+    if "asked" in here.query:
+        here.form.fail("category", "category.choose")
     categories = [(each, t(f"category.{each}"), t(f"category-about.{each}")) for each in CATEGORIES]
     return here.html("apply.html", category=None, categories=categories, chosen=chosen, number=number)
 
