@@ -6,6 +6,7 @@ lengths of its prefixes and on lists that are the same for all (every other line
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from enforcer.difference.items import (
     ports_of,
     region_of,
 )
+from enforcer.difference.prefixes import WHOLE
 from enforcer.difference.sides import Region, Side, judge_alike
 from enforcer.difference.touch import Touch
 from enforcer.policy import Match
@@ -46,40 +48,51 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     if not is_led:
         return Division(_own(old, new, items, set(items)), ([], []), [])
     is_same = judge_alike(old.policy, new.policy)
-    active = {item for item, both in items.items() if not is_same or both[0] != both[1]}
+    active = [item for item, both in items.items() if both[0] != both[1]] if is_same else [*items]
     if not active:
-        return Division(({}, {}), _crowds(old, new, items, set()), [])
+        return Division(({}, {}), ([], []), [])
+    is_active = set(active) if is_same else items.keys()
     touch = Touch(old, new, items, version)
     # Whoever is near something else than whole lists goes the general way, with all that it is near.
-    bound = {item for item in active if touch.holds(item)}
-    equal = _equal(items)
+    bound = touch.holding(active)
+    # Where the two compare different things, whoever shares what one of them compares is bound already.
+    equal = {} if is_joined(old, new) else _equal(items)
     patterns: dict[Item, object] = {}
     for some in equal.values():
         for item in some:
-            if item in active and item not in bound:
-                found = None if is_joined(old, new) else _pattern(item, some, items, old, new)
+            if item in is_active and item not in bound:
+                found = _pattern(item, some, items, old, new)
                 if found is None:
                     bound.add(item)
                 elif found:
                     patterns[item] = found
     classes: dict[object, list[Item]] = {}
     for item in active:
-        both = items[item]
+        both = items[item]  # one object for equal ones: items()
         is_ended = both[0] is not None and item[0] not in new.entries
-        kind = (*both, item[1][1], item[2][1], is_ended, patterns.get(item))
-        classes.setdefault(kind, []).append(item)
-    leaders = _leaders(classes, bound, equal, _alone(items))
+        kind = (id(both), item[1][1], item[2][1], is_ended, patterns.get(item) if patterns else None)
+        held = classes.get(kind)
+        if held is None:
+            held = classes[kind] = []
+        held.append(item)
+    leaders = _leaders(classes, bound, equal, _Alone(items))
     local = bound | set(leaders.values())
     for item in list(local):
         local.update(equal.get(item[1:], ()))
     if is_same:
-        local |= touch.near([item for item in bound if item in active], items.keys() - active)
+        others = [item for item in items if item not in is_active]
+        local |= touch.near([item for item in bound if item in is_active], others)
     alike = [
         Alike(leader, items[leader], followers)
         for kind, leader in leaders.items()
-        if (followers := sorted(item for item in classes[kind] if item not in local))
+        if (followers := [item for item in classes[kind] if item not in local])
     ]
-    return Division(_own(old, new, items, local), _crowds(old, new, items, local), alike)
+    own = _own(old, new, items, local)
+    if is_same and old.policy.match == "subscriber+endpoint":
+        return Division(
+            own, ([], []), alike
+        )  # pairs never take whole lists away, and what does is the same on both sides
+    return Division(own, _crowds(old, new, items, local), alike)
 
 
 def _equal(items: dict[Item, Both]) -> dict[Region, list[Item]]:
@@ -97,7 +110,7 @@ def _leaders(
     classes: dict[object, list[Item]],
     bound: set[Item],
     equal: dict[Region, list[Item]],
-    alone: set[Item],
+    alone: _Alone,
 ) -> dict[object, Item]:
     """One for each class. Adds to bound whoever can follow none, and whoever shares a rectangle with the bound."""
     while True:
@@ -107,7 +120,7 @@ def _leaders(
         orphans: list[Item] = []
         for kind, members in classes.items():
             free = [item for item in members if item not in bound]
-            leader = next((item for item in free if item in alone), None)
+            leader = next((item for item in free if alone.holds(item)), None)
             if leader is not None:
                 leaders[kind] = leader
             else:
@@ -117,19 +130,20 @@ def _leaders(
         bound.update(orphans)
 
 
-def _alone(items: dict[Item, Both]) -> set[Item]:
-    """Those whose registration has no other on the sides where they are: its changes there are theirs."""
-    counts: dict[tuple[int, int], int] = {}
-    for item, both in items.items():
-        for side in (0, 1):
-            if both[side] is not None:
-                key = (item[0], side)
-                counts[key] = counts.get(key, 0) + 1
-    return {
-        item
-        for item, both in items.items()
-        if all(both[side] is None or counts[item[0], side] == 1 for side in (0, 1))
-    }
+class _Alone:
+    """Of which items the registration has no other on the sides where they are: its changes there are theirs."""
+
+    def __init__(self, items: dict[Item, Both]) -> None:
+        self._items = items
+        self._counts = [
+            Counter([item[0] for item, both in items.items() if both[side] is not None]) for side in (0, 1)
+        ]
+
+    def holds(self, item: Item) -> bool:
+        both = self._items[item]
+        return all(
+            traits is None or counts[item[0]] == 1 for traits, counts in zip(both, self._counts, strict=True)
+        )
 
 
 def _pattern(item: Item, some: list[Item], items: dict[Item, Both], old: Side, new: Side) -> object:
@@ -206,18 +220,19 @@ def _own(
 def _crowds(
     old: Side, new: Side, items: dict[Item, Both], local: set[Item]
 ) -> tuple[list[Crowd], list[Crowd]]:
-    found: tuple[dict[Traits, Crowd], dict[Traits, Crowd]] = ({}, {})
-    matches = (old.policy.match, new.policy.match)
+    found: tuple[dict[int, Crowd], dict[int, Crowd]] = ({}, {})
+    has_line, has_endpoint = (
+        [side.policy.match != other for side in (old, new)] for other in ("endpoint", "subscriber")
+    )
     for item, both in items.items():
         if item in local:
             continue
         for side, traits in enumerate(both):
             if traits is None:
                 continue
-            crowd = found[side].get(traits)
+            crowd = found[side].get(id(traits))  # one object for equal ones: items()
             if crowd is None:
-                crowd = found[side][traits] = Crowd(traits, [], [], item[0])
-            one, other = region_of(item, matches[side])
-            crowd.subscribers.append(one)
-            crowd.endpoints.append(other)
+                crowd = found[side][id(traits)] = Crowd(traits, [], [], item[0])
+            crowd.subscribers.append(item[1] if has_line[side] else WHOLE)
+            crowd.endpoints.append(item[2] if has_endpoint[side] else WHOLE)
     return [*found[0].values()], [*found[1].values()]

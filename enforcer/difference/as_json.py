@@ -25,6 +25,7 @@ _LONG = 8  # prefixes; shorter lists stand where they are used
 MOST_SPLIT = 200_000
 """Half a minute: a pair takes 0.1 ms and becomes about twenty changes (300 registrations, pairs to lines)."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_word = json.encoder.encode_basestring_ascii
 
 
 def written(
@@ -142,7 +143,7 @@ class _Pieces:
         self.groups: list[tuple[int, ...]] = []
         self._group_of: dict[int, int] = {}
         self._traffic: dict[int, str] = {}
-        self._outcomes: dict[tuple[Outcome, bool], str] = {}
+        self._outcomes: dict[Outcome, str] = {}
         self._texts: dict[tuple[Prefix, int], str] = {}
 
     def gather(self) -> Iterator[tuple[tuple[Prefix, ...], int]]:
@@ -209,11 +210,14 @@ class _Pieces:
 
     def _outcome(self, outcome: Outcome, side: Side) -> str:
         if isinstance(outcome.by, int):
-            return _encode(_outcome(outcome, side))
-        key = (outcome, side is self._difference.old)
-        if key not in self._outcomes:
-            self._outcomes[key] = _encode(_outcome(outcome, side))
-        return self._outcomes[key]
+            entry = side.entries[outcome.by]
+            return (
+                f'{{"verdict":"{outcome.verdict}","by":"registration","registration":{outcome.by},'
+                f'"registrant":{_word(entry.registrant)},"category":{_word(entry.category)}}}'
+            )
+        if outcome not in self._outcomes:
+            self._outcomes[outcome] = _encode(_outcome(outcome))
+        return self._outcomes[outcome]
 
     def _product(self, product: Product, version: int) -> str:
         one, other = self._list(product.subscribers, version), self._list(product.endpoints, version)
@@ -225,14 +229,8 @@ class _Pieces:
         return self.text(prefixes, version) if index is None else str(index)
 
 
-def _outcome(outcome: Outcome, side: Side) -> dict[str, Any]:
-    if isinstance(outcome.by, int):
-        return {
-            "verdict": outcome.verdict,
-            "by": "registration",
-            **_registration(outcome.by, (side.entries[outcome.by],)),
-        }
-    by, _, name = (outcome.by or "").partition(":")
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    by, _, name = (str(outcome.by) if outcome.by is not None else "").partition(":")
     words = {"exempt": "exemption", NOT_VPN: "not-vpn", EACH: "registration", "": None}
     named = {"exemption": name} if by == "exempt" else {}
     return {"verdict": outcome.verdict, "by": words[by], **named}

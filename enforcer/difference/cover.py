@@ -44,9 +44,11 @@ class Cover:
         self.crowd: dict[int, Crowded] = {}
         self._pairs: dict[int, Product] = {}
         self._by_subscriber: dict[Prefix, _Bucket] = {}
-        self._by_endpoint: dict[Prefix, _Bucket] | None = None
-        self._nests: dict[bool, Nest] = {}
-        self._is_crowd_in = False
+        self._wide: str | None = None  # which side of the crowd is whole
+        self._indexes: list[tuple[dict[Prefix, _Bucket], Nest] | None] = [
+            None,
+            None,
+        ]  # by subscriber, by endpoint
 
     def add(self, rect: Rect) -> None:
         self.rects.append(rect)
@@ -64,6 +66,8 @@ class Cover:
         held = self.crowd.get(port)
         if held is None:
             self.crowd[port] = Crowded([*subscribers], [*endpoints], label)
+            whole = (subscribers[0] == WHOLE, endpoints[0] == WHOLE)
+            self._wide = "subscriber" if whole[0] else "endpoint" if whole[1] else None
             return
         held.subscribers.extend(subscribers)
         held.endpoints.extend(endpoints)
@@ -92,49 +96,36 @@ class Cover:
         """
         if self.is_empty:
             return
-        width = WIDTHS[self.version]
         by_endpoint = rect.subscriber == WHOLE or (
-            rect.endpoint != WHOLE and self._nest(False).count(rect.subscriber) > _FEW
+            rect.endpoint != WHOLE
+            and len(self._by_subscriber) > _FEW
+            and self._index(False)[1].count(rect.subscriber) > _FEW
         )
-        if rect.subscriber == rect.endpoint == WHOLE and self.crowd:
+        if self.crowd and rect.subscriber == rect.endpoint == WHOLE:
             by_endpoint = self._wide != "subscriber"
             if self._wide is None:
                 for port in (0, rect.port) if rect.port else sorted(self.crowd):
                     if port in self.crowd:
                         yield port, self._paired(port), self.crowd[port].label
         side, cross = (rect.endpoint, rect.subscriber) if by_endpoint else (rect.subscriber, rect.endpoint)
-        buckets, nest = self._buckets(by_endpoint), self._nest(by_endpoint)
-        for keys in (nest.outer(side), nest.inner(side)):
-            for key in keys:
-                shared = key if key[1] > side[1] else side
-                bucket = buckets[key]
-                if cross == WHOLE and before is None:
-                    for port, others, label in bucket.shared(rect.port):
-                        pair = (others, (shared,)) if by_endpoint else ((shared,), others)
-                        yield port, Product(*pair), label
-                    continue
-                for other, rects in bucket.near(cross, width):
-                    both = other if other[1] > cross[1] else cross
-                    pair = ((both,), (shared,)) if by_endpoint else ((shared,), (both,))
-                    for each in rects:
-                        if (before is None or each.rank < before) and (
-                            each.port == 0 or rect.port in (0, each.port)
-                        ):
-                            yield each.port, Product(*pair), each.label
-
-    @property
-    def _wide(self) -> str | None:
-        """Which side of the crowd is whole."""
-        some = next(iter(self.crowd.values()), None)
-        if some is None:
-            return None
-        return (
-            "subscriber"
-            if some.subscribers[0] == WHOLE
-            else "endpoint"
-            if some.endpoints[0] == WHOLE
-            else None
-        )
+        buckets, nest = self._indexes[by_endpoint] or self._index(by_endpoint)
+        width, is_whole = WIDTHS[self.version], cross == WHOLE and before is None
+        for key in nest.touching(side):
+            shared = (key if key[1] > side[1] else side,)
+            bucket = buckets[key]
+            if is_whole:
+                for port, others, label in bucket.shared(rect.port):
+                    pair = (others, shared) if by_endpoint else (shared, others)
+                    yield port, Product(*pair), label
+                continue
+            for other, rects in bucket.near(cross, width):
+                both = (other if other[1] > cross[1] else cross,)
+                pair = (both, shared) if by_endpoint else (shared, both)
+                for each in rects:
+                    if (before is None or each.rank < before) and (
+                        each.port == 0 or rect.port in (0, each.port)
+                    ):
+                        yield each.port, Product(*pair), each.label
 
     def _paired(self, port: int) -> Product:
         if port not in self._pairs:
@@ -145,29 +136,27 @@ class Cover:
             self._pairs[port] = Product(ones, others, True)
         return self._pairs[port]
 
-    def _buckets(self, by_endpoint: bool) -> dict[Prefix, _Bucket]:
-        if not by_endpoint:
-            if self._wide == "subscriber" and not self._is_crowd_in:
-                self._is_crowd_in = True
-                bucket = self._by_subscriber.setdefault(WHOLE, _Bucket())
-                bucket.crowd = {port: (each.endpoints, each.label) for port, each in self.crowd.items()}
-            return self._by_subscriber
-        if self._by_endpoint is None:
-            self._by_endpoint = {}
-            if self._wide == "endpoint":
-                bucket = self._by_endpoint[WHOLE] = _Bucket()
-                bucket.crowd = {port: (each.subscribers, each.label) for port, each in self.crowd.items()}
+    def _index(self, by_endpoint: bool) -> tuple[dict[Prefix, _Bucket], Nest]:
+        """What is asked, made at the first question."""
+        found = self._indexes[by_endpoint]
+        if found is not None:
+            return found
+        buckets = self._by_subscriber
+        if by_endpoint:
+            buckets = {}
             for rect in self.rects:
-                bucket = self._by_endpoint.get(rect.endpoint)
+                bucket = buckets.get(rect.endpoint)
                 if bucket is None:
-                    bucket = self._by_endpoint[rect.endpoint] = _Bucket()
+                    bucket = buckets[rect.endpoint] = _Bucket()
                 bucket.add(rect.subscriber, rect)
-        return self._by_endpoint
-
-    def _nest(self, by_endpoint: bool) -> Nest:
-        if by_endpoint not in self._nests:
-            self._nests[by_endpoint] = Nest(self._buckets(by_endpoint), WIDTHS[self.version])
-        return self._nests[by_endpoint]
+        if self._wide == ("endpoint" if by_endpoint else "subscriber"):
+            crowd = self.crowd.items()
+            buckets.setdefault(WHOLE, _Bucket()).crowd = {
+                port: (each.subscribers if by_endpoint else each.endpoints, each.label)
+                for port, each in crowd
+            }
+        found = self._indexes[by_endpoint] = buckets, Nest(buckets, WIDTHS[self.version])
+        return found
 
 
 class _Bucket:
@@ -193,9 +182,8 @@ class _Bucket:
             return
         if self._nest is None:
             self._nest = Nest(self.items, width)
-        for keys in (self._nest.outer(prefix), self._nest.inner(prefix)):
-            for key in keys:
-                yield key, self.items[key]
+        for key in self._nest.touching(prefix):
+            yield key, self.items[key]
 
     def shared(self, port: int) -> Iterator[tuple[int, tuple[Prefix, ...], Label]]:
         """All of them by port, in tuples that are made once: a whole side against a long list is then one step."""

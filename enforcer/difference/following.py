@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 
 from enforcer.difference.alike import Alike
 from enforcer.difference.change import EACH, Change, Outcome
@@ -48,7 +49,7 @@ class _Together:
     """A leader and its followers, by number."""
 
     def __init__(self, alike: Alike) -> None:
-        own = sorted([alike.leader, *alike.followers])
+        own = sorted([alike.leader, *alike.followers], key=itemgetter(0))
         self._leader: Item = alike.leader
         self._numbers = tuple([item[0] for item in own])
         self._prefixes: dict[tuple[Prefix, ...], tuple[Prefix, ...]] = {}

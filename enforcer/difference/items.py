@@ -38,22 +38,31 @@ def items(old: Side, new: Side) -> dict[int, dict[Item, Both]]:
 
     Where the one policy compares pairs and the other does not, pairs on both sides: what an entry loses as a pair depends on
     what it gains as a line. A line without any endpoint of its family then has NOWHERE for one.
+    Equal traits are one object, and equal pairs of them.
     Raises ValueError for a prefix that is none (enforcer.cells.check_prefixes).
     """
     found: dict[int, dict[Item, Both]] = {version: {} for version in WIDTHS}
     known: dict[str, tuple[int, Prefix]] = {}
+    share = _Share()
     shapes = shapes_of(old, new)
-    for place, (side, shape) in enumerate(zip((old, new), shapes, strict=True)):
-        match = side.policy.match
-        for number, entry in side.entries.items():
-            traits = (entry.protocols, () if match == "subscriber" else entry.endpoint_ports)
-            for version, line, endpoint in _rectangles(entry, shape, match, known):
-                its, item = found[version], (number, line, endpoint)
-                if place == 0:
-                    its[item] = (traits, None)
-                else:
-                    there = its.get(item)
-                    its[item] = (there[0] if there else None, traits)
+    matches: tuple[Match, Match] = (old.policy.match, new.policy.match)
+    is_one_shape = shapes[0] == shapes[1] and not is_joined(old, new)
+    before = old.entries if is_one_shape else {}
+    for number, entry in old.entries.items():
+        traits = share.traits(entry, matches[0])
+        # An entry that is the same on both sides is read once.
+        both = share.both(traits, traits if is_one_shape and new.entries.get(number) is entry else None)
+        for version, line, endpoint in _rectangles(entry, shapes[0], matches[0], known):
+            found[version][number, line, endpoint] = both
+    for number, entry in new.entries.items():
+        if before.get(number) is entry:
+            continue
+        traits = share.traits(entry, matches[1])
+        alone = share.both(None, traits)
+        for version, line, endpoint in _rectangles(entry, shapes[1], matches[1], known):
+            its, item = found[version], (number, line, endpoint)
+            there = its.get(item)
+            its[item] = alone if there is None else share.both(there[0], traits)
     return found
 
 
@@ -89,9 +98,34 @@ def ports_of(traits: Traits, match: Match) -> tuple[tuple[str, int | None], ...]
     )
 
 
+class _Share:
+    """One object for equal values. By identity first: entries from one file have shared parts, and hashing these takes longer."""
+
+    def __init__(self) -> None:
+        self._traits: dict[Traits, Traits] = {}
+        self._by_parts: dict[tuple[int, int], Traits] = {}
+        self._both: dict[tuple[int, int], Both] = {}
+
+    def traits(self, entry: Entry, match: Match) -> Traits:
+        ports = () if match == "subscriber" else entry.endpoint_ports
+        key = (id(entry.protocols), id(ports))
+        found = self._by_parts.get(key)
+        if found is None:
+            found = (entry.protocols, ports)
+            found = self._by_parts[key] = self._traits.setdefault(found, found)
+        return found
+
+    def both(self, old: Traits | None, new: Traits | None) -> Both:
+        key = (id(old), id(new))
+        found = self._both.get(key)
+        if found is None:
+            found = self._both[key] = (old, new)
+        return found
+
+
 def _rectangles(
     entry: Entry, shape: Match, match: Match, known: dict[str, tuple[int, Prefix]]
-) -> Iterator[tuple[int, Prefix, Prefix]]:
+) -> Iterable[tuple[int, Prefix, Prefix]]:
     try:
         lines = [known.get(each) or _read(each, known) for each in entry.subscriber_prefixes]
         endpoints = [known.get(each) or _read(each, known) for each in entry.endpoint_prefixes]
@@ -99,22 +133,22 @@ def _rectangles(
         check_prefixes(entry)
         raise
     if shape == "subscriber":
-        yield from ((version, line, WHOLE) for version, line in lines)
-        return
+        return [(version, line, WHOLE) for version, line in lines]
     if shape == "endpoint":
-        yield from ((version, WHOLE, endpoint) for version, endpoint in endpoints)
-        return
+        return [(version, WHOLE, endpoint) for version, endpoint in endpoints]
     if len(lines) == len(endpoints) == 1 and lines[0][0] == endpoints[0][0]:
-        yield lines[0][0], lines[0][1], endpoints[0][1]
-        return
-    for version, line in lines:
-        for other, endpoint in endpoints:
-            if version == other:
-                yield version, line, endpoint
+        return ((lines[0][0], lines[0][1], endpoints[0][1]),)
+    found = [
+        (version, line, endpoint)
+        for version, line in lines
+        for other, endpoint in endpoints
+        if version == other
+    ]
     if match == "subscriber":
-        yield from ((version, line, NOWHERE) for version, line in _without(lines, endpoints))
+        found += [(version, line, NOWHERE) for version, line in _without(lines, endpoints)]
     elif match == "endpoint":
-        yield from ((version, NOWHERE, endpoint) for version, endpoint in _without(endpoints, lines))
+        found += [(version, NOWHERE, endpoint) for version, endpoint in _without(endpoints, lines)]
+    return found
 
 
 def _read(text: str, known: dict[str, tuple[int, Prefix]]) -> tuple[int, Prefix]:

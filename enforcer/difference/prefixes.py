@@ -61,24 +61,21 @@ class Nest:
         self._keys, self._width = keys, width
         self._sorted = sorted(keys)
         self._lengths = sorted({bits for _, bits in keys})
+        self._masks = [(bits, (1 << width) - (1 << (width - bits))) for bits in self._lengths]
 
-    def outer(self, prefix: Prefix) -> Iterator[Prefix]:
-        """Those that contain it, itself among them, shortest first."""
+    def touching(self, prefix: Prefix) -> list[Prefix]:
+        """Those that contain it, itself among them, shortest first; then those that lie in it."""
         address, length = prefix
-        for bits in self._lengths:
+        keys = self._keys
+        found = []
+        for bits, mask in self._masks:
             if bits > length:
-                return
-            shift = self._width - bits
-            key = (address >> shift << shift, bits)
-            if key in self._keys:
-                yield key
-
-    def inner(self, prefix: Prefix) -> list[Prefix]:
-        """Those that lie in it, itself not among them."""
-        if not self._lengths or prefix[1] >= self._lengths[-1]:
-            return []
-        start, stop = self._span(prefix)
-        return self._sorted[start:stop]
+                start, stop = self._span(prefix)
+                return found + self._sorted[start:stop]
+            key = (address & mask, bits)
+            if key in keys:
+                found.append(key)
+        return found
 
     def count(self, prefix: Prefix) -> int:
         """How many lie in it."""

@@ -139,9 +139,9 @@ def _snapshot(path: Path, text: str) -> Listed:
     serial = data.get("serial")
     wrong: dict[int, tuple[str, str, str]] = {}
     entries: dict[int, Entry] = {}
-    shared: dict[Any, Any] = {}
+    seen = _Seen()
     for index, value in enumerate(data["entries"]):
-        found = _entry(value, entries, shared)
+        found = _entry(value, entries, seen)
         if isinstance(found, Entry):
             entries[found.registration] = found
         elif len(wrong) < _MOST_PROBLEMS:
@@ -169,7 +169,7 @@ def _placed(
 def _lines(path: Path, text: str) -> Listed:
     problems: list[Problem] = []
     entries: dict[int, Entry] = {}
-    shared: dict[Any, Any] = {}
+    seen = _Seen()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -182,7 +182,7 @@ def _lines(path: Path, text: str) -> Listed:
             )
             problems.append(Problem(str(path), number, column, "", what, "write one entry a line"))
             continue
-        found = _entry(value, entries, shared)
+        found = _entry(value, entries, seen)
         if isinstance(found, Entry):
             entries[found.registration] = found
             continue
@@ -212,12 +212,15 @@ def _json(path: Path, text: str, where: str = "") -> dict[str, Any]:
     return data
 
 
-def _entry(value: Any, others: dict[int, Entry], shared: dict[Any, Any]) -> Entry | tuple[str, str, str]:
+def _entry(value: Any, others: dict[int, Entry], seen: _Seen) -> Entry | tuple[str, str, str]:
     """The entry, or which key is wrong, how, and what to write."""
+    entry = seen.entry(value)
+    if entry is not None and entry.registration not in others:
+        return entry
     if not isinstance(value, dict):
         return "", f"{str(value)[:40]!r} is not an entry", "write an object with registration, registrant, …"
     try:
-        entry = Entry.from_json(value, shared)
+        entry = Entry.from_json(value, seen.shared)
         check_prefixes(entry)
     except (ValueError, TypeError, AttributeError) as error:
         for key in _KEYS:
@@ -231,7 +234,54 @@ def _entry(value: Any, others: dict[int, Entry], shared: dict[Any, Any]) -> Entr
         )
     if entry.registration in others:
         return "registration", f"{entry.registration} is there twice", "keep one of them"
+    seen.add(entry)
     return entry
+
+
+class _Seen:
+    """Which ports, protocols and prefixes entries had that were right: those that have them again need half the time."""
+
+    def __init__(self) -> None:
+        self.shared: dict[Any, Any] = {}  # Entry.from_json's
+        self._ports: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._protocols: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._prefixes: set[str] = set()
+
+    def add(self, entry: Entry) -> None:
+        self._ports.setdefault(entry.endpoint_ports, entry.endpoint_ports)
+        self._protocols.setdefault(entry.protocols, entry.protocols)
+        self._prefixes.update(entry.subscriber_prefixes, entry.endpoint_prefixes)
+
+    def entry(self, value: Any) -> Entry | None:
+        """What _entry() says of one that is written as usual; None where that has to look at it."""
+        try:
+            ports = self._ports[tuple(value["endpoint_ports"])]
+            protocols = self._protocols[tuple(value["protocols"])]
+            lines, endpoints = value["subscriber_prefixes"], value["endpoint_prefixes"]
+            number, registrant = value["registration"], value["registrant"]
+            category = value.get("category", "")
+            since, until = value["valid_from_ns"], value["valid_until_ns"]
+            if (
+                type(number) is not int
+                or not 1 <= number < 2**31
+                or type(registrant) is not str
+                or type(category) is not str
+                or type(since) is not int
+                or (until is not None and type(until) is not int)
+                or type(lines) is not list
+                or type(endpoints) is not list
+            ):
+                return None
+            share = self.shared.setdefault
+            ends = share(tuple(endpoints), tuple(endpoints))
+            entry = Entry(number, registrant, tuple(lines), ends, ports, protocols, since, until, category)
+            known = self._prefixes
+            if not (known.issuperset(lines) and known.issuperset(endpoints)):
+                check_prefixes(entry)
+                known.update(lines, endpoints)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return entry
 
 
 _KEYS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from enforcer.difference.cover import Cover, Rect
@@ -41,6 +42,22 @@ class Touch:
             bool(named) and shapes != {"subscriber+endpoint"}
         )
         self._pairs: Cover | None = None
+
+    def holding(self, items: list[Item]) -> set[Item]:
+        """Those of the items that holds() says it of. A look at their prefixes tells most of the others apart."""
+        if self._is_cut:
+            return set(items)
+        lines = self._nested_lines | self._mixed_lines | self._near_special | {NOWHERE}
+        endpoints = self._near_special | {NOWHERE}
+        if self._shapes == {"subscriber+endpoint"}:
+            # Two pairs meet on both sides or not at all: a look at the one side tells enough.
+            lines |= self._shared_lines | {WHOLE}
+            endpoints.add(WHOLE)
+        if self._is_joined or self._shapes != {"subscriber+endpoint"}:
+            endpoints |= self._nested_endpoints | self._mixed_endpoints
+        if self._is_joined and "endpoint" in self._matches:
+            endpoints |= self._shared_endpoints
+        return {item for item in items if (item[1] in lines or item[2] in endpoints) and self.holds(item)}
 
     def holds(self, item: Item) -> bool:
         """Whether it meets another one, or where the policies decide by themselves."""
@@ -156,21 +173,18 @@ def _last(prefix: Prefix, width: int) -> int:
 
 def _counted(
     items: dict[Item, Both], matches: tuple[str, str], is_joined: bool
-) -> tuple[dict[Prefix, int], dict[Prefix, int]]:
+) -> tuple[Counter[Prefix], Counter[Prefix]]:
     """How many items have each line and each endpoint that the policies compare."""
-    lines: dict[Prefix, int] = {}
-    endpoints: dict[Prefix, int] = {}
-    for item, both in items.items():
-        _, line, endpoint = item
-        for traits, match in zip(both, matches, strict=True):
-            if traits is None:
-                continue
-            if (is_joined or match != "endpoint") and line != NOWHERE:
-                lines[line] = lines.get(line, 0) + 1
-            if (is_joined or match != "subscriber") and endpoint != NOWHERE:
-                endpoints[endpoint] = endpoints.get(endpoint, 0) + 1
-            if is_joined or matches[0] == matches[1]:
-                break
+    if is_joined or matches[0] == matches[1]:
+        lines = Counter([item[1] for item in items]) if is_joined or matches[0] != "endpoint" else Counter()
+        endpoints = (
+            Counter([item[2] for item in items]) if is_joined or matches[0] != "subscriber" else Counter()
+        )
+        del lines[NOWHERE], endpoints[NOWHERE]
+        return lines, endpoints
+    by_line = matches.index("subscriber")
+    lines = Counter([item[1] for item, both in items.items() if both[by_line] is not None])
+    endpoints = Counter([item[2] for item, both in items.items() if both[1 - by_line] is not None])
     return lines, endpoints
 
 
