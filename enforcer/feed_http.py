@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -68,7 +68,7 @@ class Http:
 
     async def parts(
         self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str] | None = None
-    ) -> AsyncIterator[Head | bytes]:
+    ) -> AsyncGenerator[Head | bytes, None]:
         """First the head, then the body as it comes. Left before its end, the connection is closed. Raises HttpError."""
         is_whole = False
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +75,7 @@ class Feed:
 
     async def listen(
         self, since: int, sign_s: float, fresh_s: float, longest_s: float
-    ) -> AsyncIterator[Line]:
+    ) -> AsyncGenerator[Line, None]:
         """A sign of life at least each sign_s, a signed standing each fresh_s, and at last the delta from serial `since` on.
 
         Ends without one after longest_s, or when the registry wants to be asked anew. Raises Unreachable, SerialUnknown.

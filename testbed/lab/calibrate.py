@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from testbed.lab.build import Lab
 from testbed.lab.calibrate_ends import End, Family, ProbeFailed, ends, measuring_sockets, run_probe
@@ -41,6 +41,9 @@ _LOSS_PACKETS_S = 15_000
 _GROUP_BPS = 500_000_000
 _GRACE_NS = 250_000_000
 _FULL_QUEUE_RATIO = 0.8
+# In virtual time nothing is ever late, so a few packets say as much as many, and each costs; what is random is measured as often as ever.
+_VIRTUAL_PROBES, _VIRTUAL_QUEUE_RATIO, _LEAST_CHUNKS = 3, 0.1, 6
+_MOST_AT_ONCE = 1000  # tasks of one process, with two sockets each or some more
 # Bytes of socket memory a full frame takes (sk_buff truesize), for an ordinary user's small send buffers.
 _TRUESIZE_BYTES = 2_304
 _SENDERS = 64
@@ -71,6 +74,15 @@ class _Task:
     family: Family
     sender: End
     receiver: End
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What is measured at the same time; jobs as calibrate_probe.py takes them, without their sockets."""
+
+    kind: Literal["trains", "floods"]
+    tasks: Sequence[_Task]
+    jobs: Sequence[dict[str, Any]]
 
 
 def calibrate(lab: Lab, links: Links) -> list[CalibrationRow]:
@@ -124,37 +136,46 @@ def _measure(lab: Lab, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Verdict]
     # One train serves both figures of a link.
     trains = {(task.link.name, task.direction, task.family): task for task in timed}
     several = list(trains.values())
-    samples = _run_trains(lab, [_delay_train(task) for task in several], several)
+    lossy = [task for task in tasks if task.figure == "loss"]
+    rated = [task for task in tasks if task.figure == "rate"]
+    is_virtual = lab.plan.clock == "virtual"
+    steps = [
+        _Step("trains", several, [_delay_train(task, is_virtual) for task in several]),
+        _Step("trains", lossy, _loss_trains(lossy, is_virtual)),
+    ]
+    for group in _groups(rated, None if is_virtual else _GROUP_BPS):
+        steps.append(_Step("floods", group, [_flood(task.shape, is_virtual) for task in group]))
+    samples, losses, *floods = _carried_out(lab, steps)
     by_train = dict(zip(trains, samples, strict=True))
     for task in timed:
         delays = by_train[task.link.name, task.direction, task.family]
         arrived = [each for each in delays if each is not None]
         judge = judge_delay if task.figure == "delay" else judge_jitter
         yield task, judge(task.shape.delay_ns, task.shape.jitter_ns, arrived, tolerances)
-    lossy = [task for task in tasks if task.figure == "loss"]
-    for task, delays in zip(lossy, _run_trains(lab, _loss_trains(lossy), lossy), strict=True):
+    for task, delays in zip(lossy, losses, strict=True):
         yield task, judge_loss(task.shape.loss_ratio, delays.count(None), len(delays), tolerances)
-    for group in _groups([task for task in tasks if task.figure == "rate"]):
-        for task, flood in zip(group, _run_floods(lab, group), strict=True):
+    for step, answers in zip(steps[2:], floods, strict=True):
+        for task, flood in zip(step.tasks, answers, strict=True):
             assert task.shape.rate_bps is not None
             yield task, judge_rate(task.shape.rate_bps, flood["rate_bps"], flood["frames"], tolerances)
 
 
-def _delay_train(task: _Task) -> dict[str, Any]:
+def _delay_train(task: _Task, is_virtual: bool) -> dict[str, Any]:
     shape = task.shape
     spacing_ns = _SPACING_NS
     if shape.jitter_ns:
         spacing_ns = min(_LONGEST_SPACING_NS, max(_JITTER_SPACING_NS, 4 * shape.jitter_ns))
     return {
-        "count": _JITTER_PROBES if shape.jitter_ns else _PROBES,
+        "count": _JITTER_PROBES if shape.jitter_ns else _VIRTUAL_PROBES if is_virtual else _PROBES,
         "spacing_ns": spacing_ns,
         "offset_ns": spacing_ns // 2 if task.family == 6 else 0,
         "wait_ns": shape.delay_ns + shape.jitter_ns + _GRACE_NS,
     }
 
 
-def _loss_trains(tasks: Sequence[_Task]) -> list[dict[str, Any]]:
-    counts = [loss_probes(task.shape.loss_ratio) if task.shape.loss_ratio else _PROBES for task in tasks]
+def _loss_trains(tasks: Sequence[_Task], is_virtual: bool) -> list[dict[str, Any]]:
+    lossless = _VIRTUAL_PROBES if is_virtual else _PROBES
+    counts = [loss_probes(task.shape.loss_ratio) if task.shape.loss_ratio else lossless for task in tasks]
     duration_ns = max(200_000_000, sum(counts) * 1_000_000_000 // _LOSS_PACKETS_S)
     trains: list[dict[str, Any]] = []
     for task, count in zip(tasks, counts, strict=True):
@@ -167,25 +188,55 @@ def _loss_trains(tasks: Sequence[_Task]) -> list[dict[str, Any]]:
     return trains
 
 
-def _run_trains(lab: Lab, trains: Sequence[dict[str, Any]], tasks: Sequence[_Task]) -> list[list[int | None]]:
-    if not tasks:
-        return []
+def _carried_out(lab: Lab, steps: Sequence[_Step]) -> list[list[Any]]:
+    """The answers of each step, which are done one after another; in virtual time by one process, for its start is what costs."""
+    if lab.plan.clock == "real":
+        return [answer for step in steps for answer in _run(lab, [step])]
+    answers: list[list[Any]] = []
+    some: list[_Step] = []
+    for step in steps:
+        if some and sum(len(each.tasks) for each in (*some, step)) > _MOST_AT_ONCE:
+            answers += _run(lab, some)
+            some = []
+        some.append(step)
+    return answers + _run(lab, some)
+
+
+def _run(lab: Lab, steps: Sequence[_Step]) -> list[list[Any]]:
+    if not any(step.tasks for step in steps):
+        return [[] for _ in steps]
     with contextlib.ExitStack() as stack:
-        jobs, sockets = [], []
-        for task, train in zip(tasks, trains, strict=True):
-            outgoing, incoming, to = stack.enter_context(measuring_sockets(lab, task.sender, task.receiver))
-            jobs.append({"send": outgoing[0].fileno(), "receive": incoming.fileno(), "to": to, **train})
-            sockets += [*outgoing, incoming]
-        return run_probe({"trains": jobs}, sockets)["trains"]
+        sockets: list[socket.socket] = []
+        jobs = []
+        for step in steps:
+            done = []
+            for task, job in zip(step.tasks, step.jobs, strict=True):
+                senders = _senders(lab, task, job) if step.kind == "floods" else 1
+                outgoing, incoming, to = stack.enter_context(
+                    measuring_sockets(lab, task.sender, task.receiver, senders=senders)
+                )
+                fds = [each.fileno() for each in outgoing]
+                send = fds if step.kind == "floods" else fds[0]
+                done.append({"send": send, "receive": incoming.fileno(), "to": to, **job})
+                sockets += [*outgoing, incoming]
+            jobs.append({step.kind: done})
+        return [answer[step.kind] for answer, step in zip(run_probe(jobs, sockets), steps, strict=True)]
 
 
-def _groups(tasks: Sequence[_Task]) -> Iterable[list[_Task]]:
-    """Floods that run at the same time: their rates sum to at most _GROUP_BPS (one alone may be above)."""
+def _senders(lab: Lab, task: _Task, job: dict[str, Any]) -> int:
+    """An ordinary user's sockets hold less than a full queue: so many together hold it."""
+    with measuring_sockets(lab, task.sender, task.receiver) as (first, _incoming, _to):
+        room = first[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return min(_SENDERS, -(-job["frames"] * _TRUESIZE_BYTES // room))
+
+
+def _groups(tasks: Sequence[_Task], most_bps: int | None) -> Iterable[list[_Task]]:
+    """Floods that run at the same time: their rates sum to at most most_bps (one alone may be above)."""
     group: list[_Task] = []
     total_bps = 0
     for task in sorted(tasks, key=lambda each: each.shape.rate_bps or 0):
         rate_bps = task.shape.rate_bps or 0
-        if group and total_bps + rate_bps > _GROUP_BPS:
+        if group and most_bps is not None and total_bps + rate_bps > most_bps:
             yield group
             group, total_bps = [], 0
         group.append(task)
@@ -194,35 +245,20 @@ def _groups(tasks: Sequence[_Task]) -> Iterable[list[_Task]]:
         yield group
 
 
-def _run_floods(lab: Lab, tasks: Sequence[_Task]) -> list[dict[str, Any]]:
-    with contextlib.ExitStack() as stack:
-        jobs, sockets = [], []
-        for task in tasks:
-            job = _flood(task.shape)
-            # An ordinary user's sockets hold less than a full queue: several together hold it.
-            with measuring_sockets(lab, task.sender, task.receiver) as (first, _incoming, _to):
-                room = first[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-            senders = min(_SENDERS, -(-job["frames"] * _TRUESIZE_BYTES // room))
-            outgoing, incoming, to = stack.enter_context(
-                measuring_sockets(lab, task.sender, task.receiver, senders=senders)
-            )
-            jobs.append(
-                {"send": [each.fileno() for each in outgoing], "receive": incoming.fileno(), "to": to, **job}
-            )
-            sockets += [*outgoing, incoming]
-        return run_probe({"floods": jobs}, sockets)["floods"]
-
-
-def _flood(shape: Shape) -> dict[str, Any]:
+def _flood(shape: Shape, is_virtual: bool) -> dict[str, Any]:
     assert shape.rate_bps is not None
     burst, queue = burst_bytes(shape.rate_bps), queue_bytes(shape.rate_bps)
     chunk = max(1, min(16, burst // 2 // FRAME_BYTES))
-    frames = int(burst + _FULL_QUEUE_RATIO * queue) // FLOOD_FRAME_BYTES // chunk * chunk
+    skip = burst // FLOOD_FRAME_BYTES + 2
+    wanted = (
+        int(burst + (_VIRTUAL_QUEUE_RATIO if is_virtual else _FULL_QUEUE_RATIO) * queue) // FLOOD_FRAME_BYTES
+    )
+    frames = max(wanted, skip + _LEAST_CHUNKS * chunk if is_virtual else 0) // chunk * chunk
     duration_ns = frames * FLOOD_FRAME_BYTES * 8 * 1_000_000_000 // shape.rate_bps
     return {
         "frames": frames,
         "chunk": chunk,
-        "skip": burst // FLOOD_FRAME_BYTES + 2,
+        "skip": skip,
         "wait_ns": 2 * duration_ns + shape.delay_ns + shape.jitter_ns + _GRACE_NS,
     }
 

@@ -54,8 +54,8 @@ def measuring_sockets(
         yield outgoing, incoming, [receiver.address, incoming.getsockname()[1]]
 
 
-def run_probe(job: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
-    """Carry out a job of calibrate_probe with these sockets. Raises ProbeFailed."""
+def run_probe(job: Any, sockets: list[socket.socket]) -> Any:
+    """Carry out a job of calibrate_probe, or a list of them, with these sockets. Raises ProbeFailed."""
     done = subprocess.run(
         [sys.executable, "-m", "testbed.lab.calibrate_probe"],
         input=json.dumps(job),

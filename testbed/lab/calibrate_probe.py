@@ -4,6 +4,8 @@ A process of its own, so that nothing else delays its clock readings. One JSON j
 sockets are inherited. All namespaces share CLOCK_MONOTONIC, so a probe's age on arrival is the one-way delay. The clock
 is read here and not taken from the kernel's receive stamps: a packet held where it arrives was stamped before it was held.
 
+A job, or a list of them, done one after another:
+
 {"trains": [{"send": FD, "receive": FD, "to": [ADDRESS, PORT], "count": 20, "spacing_ns": …, "offset_ns": …, "wait_ns": …}]}
     → {"trains": [[DELAY_NS or null for each probe]]}
 {"floods": [{"send": [FD, …], "receive": FD, "to": […], "frames": 300, "chunk": 8, "skip": 40, "wait_ns": …}]}
@@ -40,13 +42,18 @@ def main() -> None:
     with contextlib.suppress(OSError):
         # Above the holder's priority: a probe's stamp should wait for nobody.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
-    job = json.load(sys.stdin)
+    jobs = json.load(sys.stdin)
+    answers = [_done(job) for job in (jobs if isinstance(jobs, list) else [jobs])]
+    json.dump(answers if isinstance(jobs, list) else answers[0], sys.stdout)
+
+
+def _done(job: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     if "trains" in job:
         answer["trains"] = _trains(job["trains"])
     if "floods" in job:
         answer["floods"] = _floods(job["floods"])
-    json.dump(answer, sys.stdout)
+    return answer
 
 
 def _trains(jobs: list[dict[str, Any]]) -> list[list[int | None]]:

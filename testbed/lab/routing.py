@@ -21,6 +21,7 @@ from testbed.lab.daemons import Daemon, end_programs
 from testbed.plan.plan import Plan
 
 _POLL_S = 0.02
+_VIRTUAL_POLL_S = 0.25  # what is waited for costs real time only when it is looked at
 # BIRD opens its control socket before it reads the network; it was there 0.02 s after the start of ten (facts §3).
 _SOCKET_DEADLINE_S = 5.0
 
@@ -171,7 +172,8 @@ class Routing:
 
     def wait(self, deadline_s: float, cut: Collection[str] = ()) -> float:
         """Wait until converged; returns the seconds it took. Raises NotReady, with what is missing, after deadline_s."""
-        return await_none("routing did not converge", lambda: self.problems(cut), deadline_s)
+        poll_s = _POLL_S if self.lab.plan.clock == "real" else _VIRTUAL_POLL_S
+        return await_none("routing did not converge", lambda: self.problems(cut), deadline_s, poll_s)
 
     def rest(self) -> None:
         """Stop the BIRDs (SIGSTOP) until close(): each wakes every 3 s, whatever its timers are. Their routes stay."""
@@ -224,7 +226,9 @@ class Routing:
         return self._run_dir / f"{node}.ctl"
 
 
-def await_none(what: str, problems: Callable[[], list[str]], deadline_s: float) -> float:
+def await_none(
+    what: str, problems: Callable[[], list[str]], deadline_s: float, poll_s: float = _POLL_S
+) -> float:
     """Wait until problems() is empty; returns the seconds it took. Raises NotReady with the last ones after deadline_s."""
     began = time.monotonic()
     while True:
@@ -234,7 +238,7 @@ def await_none(what: str, problems: Callable[[], list[str]], deadline_s: float) 
             return took
         if took > deadline_s:
             raise NotReady(f"{what} within {deadline_s:g} s", found)
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def _last_line(log: Path) -> str:

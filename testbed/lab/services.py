@@ -22,7 +22,7 @@ from testbed.lab.daemons import end_programs
 from testbed.lab.routing import await_none
 from testbed.lab.services_checks import TRANSPORT, check
 from testbed.lab.services_https import https_request, is_https_complete
-from testbed.plan.plan import Plan
+from testbed.plan.plan import Plan, Service
 
 ECHO_PORT = 7  # RFC 862
 _COMMAND_TIMEOUT_S = 10.0
@@ -71,6 +71,7 @@ class Services:
 
     def __init__(self, lab: ServiceLab) -> None:
         self._lab = lab
+        self._wanted: tuple[Service, ...] = ()
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self._responders: _Responders | None = None
         self.handshake_keys: dict[str, Path] = {}
@@ -78,15 +79,16 @@ class Services:
 
     def start(self, deadline_s: float) -> None:
         plan, lab = self._lab.plan, self._lab
-        _require({"dns": "unbound", "bulk": "iperf3"}, {service.kind for service in plan.services})
-        for node in _nodes(plan, "dns"):
+        self._wanted = used_services(plan)
+        _require({"dns": "unbound", "bulk": "iperf3"}, {service.kind for service in self._wanted})
+        for node in self._nodes("dns"):
             conf = lab.log_dir / f"unbound-{node}.conf"
             conf.write_text(unbound_conf(plan, node), "utf-8")
             self._spawn(node, ["unbound", "-d", "-c", str(conf)], f"unbound-{node}")
-        for node, port in dict.fromkeys((s.node, s.port) for s in plan.services if s.kind == "bulk"):
+        for node, port in dict.fromkeys((s.node, s.port) for s in self._wanted if s.kind == "bulk"):
             # No -B: one daemon hears IPv4, IPv6 and the tunnels' inner addresses. It serves one client at a time.
             self._spawn(node, ["iperf3", "-s", "-p", str(port)], f"iperf3-{node}-{port}")
-        for node in _nodes(plan, "handshake"):
+        for node in self._nodes("handshake"):
             self._start_handshakes(node)
         self._start_responders()
         await_none("services did not answer", self.problems, deadline_s)
@@ -103,7 +105,7 @@ class Services:
     def problems(self) -> list[str]:
         """One sentence for each service and family that does not answer now."""
         wrong = self.health()
-        for service in self._lab.plan.services:
+        for service in self._wanted:
             for address in (service.address4, service.address6):
                 if address is None:
                     continue
@@ -135,7 +137,7 @@ class Services:
 
     def _start_responders(self) -> None:
         kinds = {"https": "https", "voice": "udp-echo"}
-        wanted = [service for service in self._lab.plan.services if service.kind in kinds]
+        wanted = [service for service in self._wanted if service.kind in kinds]
         if wanted:
             self._responders = self._new_responders()
         for service in wanted:
@@ -163,8 +165,20 @@ class Services:
         self._processes["responders"] = responders.process
         return responders
 
+    def _nodes(self, kind: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(service.node for service in self._wanted if service.kind == kind))
+
     def _spawn(self, node: str, argv: list[str], log: str, **options: Any) -> None:
         self._processes[log] = self._lab.spawn(node, argv, log=log, **options)
+
+
+def used_services(plan: Plan) -> tuple[Service, ...]:
+    """Those that are started: all, but in virtual time, where a start is what costs, only those that somebody will ask."""
+    if plan.clock == "real":
+        return plan.services
+    asked = {stream.target for stream in plan.streams} | {bulk.service for bulk in plan.bulk}
+    asked_nodes = {(each.node, each.kind) for each in plan.services if each.name in asked}
+    return tuple(each for each in plan.services if (each.node, each.kind) in asked_nodes)
 
 
 def unbound_conf(plan: Plan, node: str) -> str:
@@ -261,7 +275,3 @@ def _require(programs: dict[str, str], kinds: set[str]) -> None:
             raise FileNotFoundError(
                 f"{program} is not installed; the {kind} service needs the package {program}"
             )
-
-
-def _nodes(plan: Plan, kind: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(service.node for service in plan.services if service.kind == kind))
