@@ -135,7 +135,13 @@ def test_what_was_typed_is_not_lost_with_the_session(site) -> None:
     site.now_ns += IDLE_NS + 1
     late = ada.call("POST", "/my/apply", data={**FIELDS, "form_token": token})
     assert late.status_code == 403 and 'href="/sign-in?next=/my/apply"' in late.text
-    for typed in ("Ada Lovelace", "NF-1001", "203.0.113.7", "identity, employment"):
+    for typed in (
+        "Ada Lovelace",
+        "NF-1001",
+        "203.0.113.7",
+        "Identity card, both sides, Letter of",
+        "WireGuard",
+    ):
         assert typed in late.text
     assert token not in Reading(late.text).texts and site.ledger.registrations() == []
     password = ada.call("POST", "/account", data={"form_token": token, "password": "secret word"})

@@ -163,7 +163,7 @@ async def _signed_out(here: Page) -> Response:
         await _read_form(here)
         if here.visit.is_own_form(here.form.get("form_token")):
             typed = [
-                (name, ", ".join(values))
+                (name, values)
                 for name, values in here.form.many.items()
                 if any(values) and name not in _UNTOLD and "password" not in name
             ]
