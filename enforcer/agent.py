@@ -65,7 +65,7 @@ class Agent:
         self.counts: dict[str, Count] = {}
         self.stops_dropped = self.queue_dropped = 0
         self._waiting: list[Stop] = []
-        self._slow_ns = self._counted_ns = self._beat_ns = self._ticked_ns = self.started_ns
+        self._slow_ns = self._counted_ns = self._beat_ns = self.started_ns
         self._counted: dict[str, Any] = {}
         self.unreachable = ""
         self._rising = {name: kernel_counts.Rising() for name in _COUNTED}
@@ -179,6 +179,7 @@ class Agent:
         self.answered_ns, self.unreachable = self.clock.since_boot_ns(), ""
         if not self._is_aside:
             self.failures.end("registry-unreachable")
+        self._stir()  # else it would wake again soon, to find that there was an answer
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -205,8 +206,9 @@ class Agent:
     def _due_ns(self, boot_ns: int) -> int:
         """When `tick` will next have something to do, by the clock since boot."""
         failure, lasting = self.policy.on_failure, self.conditions.lasting
-        due = [self._ticked_ns + self.config.look_ns // 10, self._slow_ns + self.config.look_ns]
-        due += [self._beat_ns + self._beat_every_ns(), self.blocks.due_ns or due[0]]
+        due = [self._slow_ns + self.config.look_ns, self._beat_ns + self._beat_every_ns()]
+        if (blocks_ns := self.blocks.due_ns) is not None:
+            due.append(blocks_ns)
         if "registry-unreachable" not in lasting:
             due.append(self.answered_ns + failure.registry_unreachable_after_ns + 1)
         ahead_ns = self.clock.now_ns() - boot_ns
@@ -218,7 +220,7 @@ class Agent:
 
     def tick(self) -> None:
         """What is due: beats, validity, the behaviour of failures that have lasted long enough, lines of the audit."""
-        boot_ns = self._ticked_ns = self.clock.since_boot_ns()
+        boot_ns = self.clock.since_boot_ns()
         self._beat(boot_ns)
         if self._is_aside:
             return
@@ -261,14 +263,17 @@ class Agent:
                 self.dataplane.beat()
         except (DataplaneError, OSError) as error:
             self.failures.begin("dataplane-dead", str(error))
-        if late_ns > after_ns:
+        if late_ns > max(after_ns, 2 * self._beat_every_ns()):
             self.failures.begin("agent-dead", f"nothing was done for {late_ns / 1e9:.1f} s")
             self.failures.end("agent-dead")
 
     def _beat_every_ns(self) -> int:
         # A beat may be late by half of `after` and more on a busy machine.
         quarter_ns = self.policy.on_failure.agent_dead_after_ns // 4
-        return min(_BEAT_NS, quarter_ns) if self.config.is_watchful else quarter_ns
+        if self.config.is_watchful:
+            return min(_BEAT_NS, quarter_ns)
+        # Where the kernel does not ask for it, a beat only tells of an agent that hung.
+        return self.config.look_ns if self.policy.on_failure.agent_dead == "keep" else quarter_ns
 
     def _beat_aside(self) -> None:
         with contextlib.suppress(DataplaneError, OSError):

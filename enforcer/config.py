@@ -104,7 +104,7 @@ class ConfigFile(FileModel):
     audit_key: str | None = Field(default=None, min_length=1)
     """File with the key (64 hexadecimal digits) of a policy's `audit: {addresses: keyed-hash}`; left out, one is drawn at each start."""
     look: Duration = 1_000_000_000
-    """How often to look at what tells nothing by itself: whether the rules are still there, counters, the disk; the clock ten times as often."""
+    """How often to look at what tells nothing by itself: whether the rules are still there, counters, the disk. Above 1s, which is for virtual time, the clock too."""
 
 
 def json_schema() -> dict[str, Any]:

@@ -138,13 +138,13 @@ class VpnClient:
 
         The supervisor looks every 0.1 s, so that asking costs nothing (in virtual time, asking looks); transport is "udp", "tcp", or "esp" with ports 0.
         """
-        if self._looks_when_asked and self._lock.acquire(blocking=False):
-            try:
-                now_s = time.monotonic()
-                if self.state != "down" and now_s - self._looked_s > _FRESH_S:
-                    self._looked_s, self._outer = now_s, self._find_outer()
-            finally:
-                self._lock.release()
+        if self._looks_when_asked and (now_s := time.monotonic()) - self._looked_s > _FRESH_S:
+            self._looked_s = now_s
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._outer = self._find_outer() if self.state != "down" else None
+                finally:
+                    self._lock.release()
         return self._outer
 
     @property
