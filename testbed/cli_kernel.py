@@ -30,7 +30,7 @@ def kernel() -> None:
 @click.option("--yes", is_flag=True, help="Install missing packages without asking.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def build(jobs: int | None, again: bool, yes: bool, quiet: bool) -> None:
-    """Build it from the distribution's kernel source (about 5 minutes on two processors, 3 GiB for the time being)."""
+    """Build it from the distribution's kernel source (about 5 minutes on two processors, 0.6 GiB for the time being)."""
     from testbed.world.uml import build as building
     from testbed.world.uml.store import NoKernel, current
     from testbed.world.uml.verify import NotVerified, verify

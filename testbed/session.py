@@ -18,7 +18,7 @@ from testbed.plan.load import load_plan
 from testbed.plan.plan import Plan
 from testbed.plan.store import write_plan
 from testbed.session_folder import PROJECT, FolderError
-from testbed.session_place import Place, choose
+from testbed.session_place import OTHER_KERNEL, Place, choose
 from testbed.session_progress import Quiet, Show
 from testbed.session_speed import faster
 from testbed.world import WorldError
@@ -161,7 +161,8 @@ class _Session:
             self.state = folder_of.with_capabilities(self.state, capabilities)
             folder_of.write_state(self.run_dir, self.state)
             if missing := _missing(self.plan, capabilities):
-                return self.end("broken", missing)
+                other = f"\n  {OTHER_KERNEL}" if self.place.world == "namespaces" else ""
+                return self.end("broken", missing + other)
             code = self._play()
         except WorldError as error:
             return self.end("broken", str(error))

@@ -28,7 +28,8 @@ _PROGRAM = [sys.executable, "-B", "-m", "testbed.timeline"]
 _RUN_INSIDE = "/run/allowlab/run"
 # Boot comes so long before the scenario's start: by then everything is up, and time 0 is the start exactly.
 _BOOT_LEAD_S = 60
-_OTHER_KERNEL = (
+# What to do where this kernel does not do.
+OTHER_KERNEL = (
     "or play it in the lab's own kernel, which needs nothing of this one: --world uml, or --clock virtual "
     f"(`{command()} kernel build` makes it, once)"
 )
@@ -69,7 +70,7 @@ class InNamespaces:
         try:
             return probe()
         except WorldError as error:
-            raise WorldError(f"{error}; {_OTHER_KERNEL}") from None
+            raise WorldError(f"{error}; {OTHER_KERNEL}") from None
 
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from testbed import session, session_place
 from testbed.cli import main
 from testbed.session_place import InKernel, InNamespaces, choose
 from testbed.session_verify import Difference, first_difference
+from testbed.world.capabilities import Capabilities
 from testbed.world.uml import build, store
 from testbed.world.uml.watch import Stalled, Watch
 
@@ -63,6 +65,16 @@ def test_a_virtual_run_without_a_kernel_says_what_to_call(cache, tmp_path):
     done = CliRunner().invoke(main, argv)
     assert done.exit_code == 3
     assert "kernel build" in done.output
+
+
+def test_a_run_that_this_kernel_cannot_hold_names_the_labs_own(tmp_path, monkeypatch):
+    bare = Capabilities(kernel="6.1", machine="x86_64", is_root=True, cpus=1, memory_bytes=2**30)
+    monkeypatch.setattr(session_place, "probe", lambda: bare)
+    scenario = Path(__file__).parent.parent / "scenarios" / "minimal-smoke.scenario.yaml"
+    result = session.run(scenario, session.Options(results=tmp_path, report=False))
+    assert (result.outcome, result.exit_code) == ("broken", 3)
+    assert "this kernel lacks what the lab needs: veth pairs" in result.reason
+    assert "--world uml" in result.reason and "kernel build" in result.reason
 
 
 def test_places():
