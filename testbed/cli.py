@@ -81,7 +81,8 @@ def run(
 
     Several, or one with --seeds, end in a table, and in the highest exit code of the runs. -j plays them side by side.
     """
-    if len(scenarios) > 1 or seeds is not None:
+    scenario, *others = scenarios
+    if others or seeds is not None:
         with _mistakes(as_json):
             from testbed import cli_many
 
@@ -90,7 +91,6 @@ def run(
             arguments = cli_many.arguments(captures, no_report, given)
             code = cli_many.play_many(wanted, arguments, jobs, quiet, as_json)
         sys.exit(code)
-    scenario = scenarios[0]
     with _mistakes(as_json):
         from testbed.session import Options, run
         from testbed.session_progress import show

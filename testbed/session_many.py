@@ -131,23 +131,24 @@ class _Many:
                 signal.signal(number, handler)
 
     def _begin(self, wanted: Wanted, cpus: Sequence[int] | None, selector: selectors.BaseSelector) -> None:
+        from testbed.world.uml.machine import quietest_cpu
+
         argv = [*_PROGRAM, str(wanted.scenario), "--json", "--progress", *self.arguments]
         argv += ["--seed", str(wanted.seed)] if wanted.seed is not None else []
         path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            process_group=0,  # Ctrl-C reaches this process alone, which passes it on once
-        )
         cpu = None
         if cpus:
-            taken = [each.cpu for each in self.running]
-            cpu = min(cpus, key=lambda each: (taken.count(each), each))
-            with contextlib.suppress(OSError):  # it may have ended already
-                os.sched_setaffinity(process.pid, {cpu})
+            taken, quietest = [each.cpu for each in self.running], quietest_cpu()
+            cpu = min(cpus, key=lambda each: (taken.count(each), each != quietest, each))
+        with _staying_on(cpu):  # what is started there stays there, from its first instruction
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path},
+                process_group=0,  # Ctrl-C reaches this process alone, which passes it on once
+            )
         child = _Child(wanted, process, cpu, time.monotonic())
         self.running.append(child)
         for stream in (process.stdout, process.stderr):
@@ -183,6 +184,18 @@ class _Many:
             told = _without_a_word(code, child.last_line)
         self.played[child.wanted] = Played(child.wanted, told, took_s)
         self.say(f"{child.wanted.name} | {told['outcome']} after {took_s:.0f} s")
+
+
+@contextlib.contextmanager
+def _staying_on(cpu: int | None) -> Iterator[None]:
+    """This thread on one processor; None: where it is."""
+    before = os.sched_getaffinity(0)
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _without_a_word(code: int, last_line: str) -> dict[str, Any]:

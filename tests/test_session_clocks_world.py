@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,7 @@ from testbed.world.uml.store import NoKernel, current
 from tests.clock_compare import compare, table
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
-# A change reaches an enforcer later where processors take time; of the attempts away from any change none may differ.
-_DIFFERING = 0
+_NEAR_DIFFERING_RATIO = 0.1  # a change reaches an enforcer a moment later where processors take time
 
 
 def cross_check(scenario: str, results: Path) -> None:
@@ -38,20 +38,21 @@ def cross_check(scenario: str, results: Path) -> None:
         real.reason,
     )  # inconclusive: a busy machine
     assert not found.only_one and found.attempts == sum(len(stream.at_ns) for stream in plan.streams)
-    assert len(found.differing) <= _DIFFERING, found.differing
-    assert found.same > found.attempts / 2, "most attempts are far from any change"
-    assert abs(found.quantile_ms(0.5)) <= found.tolerance_ns / 1e6
-
-
-@pytest.mark.world(inside=False)
-@pytest.mark.timeout(290)
-def test_the_shortest_scenario_agrees_between_the_clocks(tmp_path) -> None:
-    cross_check("minimal-smoke", tmp_path)
+    assert not found.differing
+    assert found.near_differing <= _NEAR_DIFFERING_RATIO * found.near
+    assert found.same > found.attempts / 3, "enough attempts are far from any change"
+    # A busy machine only adds: then the tenth that was disturbed least is compared, and nothing may be early.
+    tolerance_ms = found.tolerance_ns / 1e6
+    is_noisy = bool(json.loads((real.run_dir / "summary.json").read_text())["noise"])
+    assert abs(found.quantile_ms(0.1 if is_noisy else 0.5)) <= tolerance_ms
+    assert found.quantile_ms(0.01) >= -tolerance_ms
 
 
 @pytest.mark.nightly
 @pytest.mark.world(inside=False)
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("scenario", ["minimal-revocation", "technical-glitch", "registration", "revocation"])
+@pytest.mark.parametrize(
+    "scenario", ["minimal-smoke", "minimal-revocation", "technical-glitch", "registration", "revocation"]
+)
 def test_each_short_scenario_agrees_between_the_clocks(scenario: str, tmp_path) -> None:
     cross_check(scenario, tmp_path)

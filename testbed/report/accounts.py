@@ -61,15 +61,15 @@ def told(summary: dict[str, Any]) -> Told | None:
 def told_line(summary: dict[str, Any]) -> str:
     """The sentence of the comparison; "" without accounts."""
     table = told(summary)
-    return table.sentence if table else ""
+    return f"Against the published accounts: {table.sentence}" if table else ""
 
 
 def _sentence(measured: dict[str, Any], claims: list[dict[str, Any]]) -> str:
     if measured["first_block_ns"] is None:
-        return "Against the published accounts: no false block was measured."
+        return "No false block was measured."
     fit = [f"{each['by']} ({_claimed_length(each)})" for each in claims if each["lasted"]]
     miss = [f"{each['by']} ({_claimed_length(each)})" for each in claims if each["lasted"] is False]
-    seen = f"Against the published accounts: {lasting(measured['lasted_ns'] / 1e9)} from the first to the last false block."
+    seen = f"{lasting(measured['lasted_ns'] / 1e9)} from the first to the last false block."
     fits = f" As long as told by {', '.join(fit)}." if fit else ""
     return seen + fits + (f" Not as long as told by {', '.join(miss)}." if miss else "")
 

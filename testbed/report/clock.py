@@ -6,7 +6,7 @@ from typing import Any
 
 from testbed.score.clock import NEEDS
 
-_VIRTUAL = "virtual: waiting takes no real time, delays are exact, processors are infinitely fast"
+_VIRTUAL = "virtual (waiting takes no real time, delays are exact, processors are infinitely fast)"
 _REAL = "real time"
 
 

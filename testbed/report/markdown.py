@@ -71,7 +71,14 @@ def _accounts(summary: dict[str, Any]) -> list[str]:
     if table is None:
         return []
     heads = ["", "measured here", *(by for by, _, _ in table.heads)]
-    lines = [_cell(table.sentence), "", _row(heads), "|" + "---|" * len(heads)]
+    lines = [
+        "### Against the published accounts",
+        "",
+        _cell(table.sentence),
+        "",
+        _row(heads),
+        "|" + "---|" * len(heads),
+    ]
     for what, measured, cells in table.rows:
         lines.append(_row([what, measured, *(f"{cell.mark} {cell.text}".strip() for cell in cells)]))
     lines.append("")
