@@ -17,6 +17,7 @@ from enforcer.replay.source import Damage, Damages, Source
 
 # Large enough that a block's fixed costs vanish, small enough for a few of them in memory.
 _BLOCK_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
 _BATCH_LINES = 1 << 17
 _MOST_BAD_LINES = 1000
 # A zone at the end of a time: "Z", "+05", "+0500", "+05:00".
@@ -87,31 +88,52 @@ class Log:
 
     def _text(self) -> Iterator[Lines]:
         """Blocks that end with a line; a block that does not convert is halved until the wrong lines stand alone."""
-        line, held = 2, self._rest
+        line = 2
         self._types: dict[str, pa.DataType] | None = None
-        while True:
-            more = self.source.read(_BLOCK_BYTES)
-            held += more
-            end = held.rfind(b"\n") + 1 if more else len(held)
-            block, held = held[:end], held[end:]
-            if block:
-                block_lines = block.count(b"\n")
-                yield from self._block(block, line, self._offset)
-                line += block_lines
-                self._offset += len(block)
+        # One buffer for all blocks: new memory for each costs as much as parsing does.
+        held = bytearray(_BLOCK_BYTES + len(self._rest))
+        held[: len(self._rest)] = self._rest
+        size, is_end = len(self._rest), False
+        while not is_end:
+            size, is_end = self._fill(held, size)
+            end = size if is_end else held.rfind(b"\n", 0, size) + 1
+            if end:
+                yield from self._whole(held, end, line)
+                line += held.count(b"\n", 0, end)
+                self._offset += end
+                held[: size - end] = held[end:size]
+                size -= end
+            elif size == len(held):
+                held.extend(bytes(_BLOCK_BYTES))  # a line longer than the buffer
             if self.damages.count > _MOST_BAD_LINES:
-                self.damages.add(
-                    Damage(
-                        self._offset,
-                        f"more than {_MOST_BAD_LINES:,} lines are wrong; the rest was not read",
-                        line,
-                    )
-                )
+                what = f"more than {_MOST_BAD_LINES:,} lines are wrong; the rest was not read"
+                self.damages.add(Damage(self._offset, what, line))
                 return
-            if not more:
-                break
         if self.source.breaks:
             self.damages.add(Damage(self._offset, self.source.breaks))
+
+    def _fill(self, held: bytearray, size: int) -> tuple[int, bool]:
+        """Read until the buffer is full. Returns how much it holds, and whether the file has ended."""
+        while size < len(held):
+            more = self.source.read(min(_PIECE_BYTES, len(held) - size))
+            if not more:
+                return size, True
+            held[size : size + len(more)] = more
+            size += len(more)
+        return size, False
+
+    def _whole(self, held: bytearray, end: int, line: int) -> Iterator[Lines]:
+        """The lines of a block, which is mostly without damage."""
+        if self._types is not None:
+            try:
+                # Parsed where it stands; what comes of it is copied.
+                found = list(self._converter.lines(self._table(pa.py_buffer(memoryview(held)[:end]))))
+            except (pa.ArrowInvalid, NotLines):
+                pass
+            else:
+                yield from found
+                return
+        yield from self._block(bytes(memoryview(held)[:end]), line, self._offset)
 
     def _block(self, block: bytes, line: int, offset: int) -> Iterator[Lines]:
         if not block.strip():
@@ -119,7 +141,7 @@ class Log:
         if self._types is None:
             self._types = self._guess_types(block)
         try:
-            found = list(self._converter.lines(self._table(block)))
+            found = list(self._converter.lines(self._table(pa.py_buffer(block))))
         except (pa.ArrowInvalid, NotLines) as error:
             if block.count(b"\n", 0, len(block.rstrip())) == 0:
                 if not _TRAILER.match(block) and block.strip() != self._header_line:
@@ -135,10 +157,13 @@ class Log:
             return
         yield from found
 
-    def _table(self, block: bytes) -> pa.Table:
+    def _table(self, block: pa.Buffer) -> pa.Table:
         return csv.read_csv(
             pa.BufferReader(block),
-            read_options=csv.ReadOptions(column_names=self._header),
+            # A block at once: threads and pieces of it take twice the processor's time, and small pieces are judged slowly.
+            read_options=csv.ReadOptions(
+                column_names=self._header, use_threads=False, block_size=block.size + 1
+            ),
             parse_options=csv.ParseOptions(delimiter=self._separator),
             convert_options=csv.ConvertOptions(
                 column_types=self._types,
