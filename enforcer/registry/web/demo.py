@@ -6,7 +6,7 @@ All names are made up; all addresses are documentation's (RFC 5737, RFC 3849).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enforcer.registry.desk import owner
 from enforcer.registry.form import application
@@ -65,7 +65,7 @@ _COMPANY, _FREE, _OTHER = (
 )
 _PAST = (
     _Past("sana", "Sana Malik", "freelancer", _FREE, "203.0.113.7", "198.51.100.4", "wireguard", 51820, ((40, "apply"), (38, "yes"), (37, "approve"))),
-    _Past("sana", "Sana Malik", "freelancer", _FREE, "203.0.113.7", "198.51.100.77", "openvpn-udp", 1194, ((0.4, "apply"),), purpose="second client, in Singapore"),
+    _Past("sana", "Sana Malik", "freelancer", _FREE, "203.0.113.7", "198.51.100.77", "openvpn-udp", 1149, ((0.4, "apply"), (0.2, "correct")), purpose="second client, in Singapore"),
     _Past("indus.software", "Indus Software (Pvt) Ltd", "company", _COMPANY, "203.0.113.16/28", "198.51.100.32/28", "ikev2", 4500, ((350, "apply"), (348, "yes"), (347, "approve"), (2, "ask-renewal"))),
     _Past("indus.software", "Indus Software (Pvt) Ltd", "company", _COMPANY, "2001:db8:70::/48", "2001:db8:900::/48", "wireguard", 51820, ((3, "apply"), (1, "yes"))),
     _Past("indus.software", "Indus Software (Pvt) Ltd", "company", _COMPANY, "203.0.113.32/28", "198.51.100.90", "openvpn-tcp", 443, ((20, "apply"), (18, "yes"), (17, "reject"), (4, "appeal"))),
@@ -144,6 +144,9 @@ def _act(ledger: Ledger, number: int, act: str, past: _Past, at_ns: int) -> None
     if act == "yes" or act.startswith("no:"):
         why = act.removeprefix("no:") if act != "yes" else ""
         ledger.verify(number, act == "yes", at_ns=at_ns, why=why, by=past.provider.lower().replace(" ", "."))
+    elif act == "correct":
+        form = ledger.registration(number).application
+        ledger.correct(number, replace(form, endpoint_ports=(1194,)), at_ns, past.account)
     elif act == "ask-renewal":
         ledger.ask_renewal(number, at_ns, past.account)
     elif act == "withdraw":
