@@ -12,6 +12,8 @@ import click
 from enforcer.mistake import Mistake
 from enforcer.yamlfile import FileError
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command()
 @click.argument("src", required=False)
@@ -24,28 +26,26 @@ from enforcer.yamlfile import FileError
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="the enforcer's configuration: its policy, the list it keeps, its audit, and what it says when it runs",
 )
-@click.option(
-    "--policy", "policy_file", type=click.Path(path_type=Path), help="a policy, instead of --config"
-)
+@click.option("--policy", "policy_file", type=_PATH, help="a policy, instead of --config")
 @click.option(
     "--snapshot",
     "snapshot_file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="a feed snapshot, signed or not, with --policy",
 )
 @click.option(
     "--audit",
     "audit_file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="an audit file: what was stopped between these two",
 )
 @click.option(
     "--audit-key",
     "key_file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="the key of an audit with keyed words for addresses",
 )
 @click.option(

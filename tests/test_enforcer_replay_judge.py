@@ -197,7 +197,7 @@ def test_many_keys_are_found_each_and_no_other(monkeypatch):
     index = Index("subscriber+endpoint", everybody.values())
 
     def check():
-        asked = tables.Tables("subscriber+endpoint", everybody.values())
+        asked = tables.Tables(Index("subscriber+endpoint", everybody.values()))
         src = [number4(entry.subscriber_prefixes[0]) for entry in everybody.values()]
         dst = [number4(entry.endpoint_prefixes[0]) for entry in everybody.values()]
         there = udp_lines(src + src, dst + [each ^ 1 for each in dst])
@@ -225,7 +225,7 @@ def test_a_key_is_compared_and_not_its_hash_alone(monkeypatch):
     monkeypatch.setattr(
         tables, "_hash", lambda words, seed: (words[0] & np.uint64(127)) << np.uint64(57) | np.uint64(1)
     )
-    asked = tables.Tables("subscriber+endpoint", [entry])
+    asked = tables.Tables(Index("subscriber+endpoint", [entry]))
     line, server = number4("203.0.113.7/32"), number4("198.51.100.9/32")
     found = asked.find(udp_lines([line, line, line ^ 128], [server, server ^ 128, server]), "wireguard", None)
     assert found.tolist() == [0, -1, -1]

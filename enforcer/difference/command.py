@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Callable
@@ -58,12 +57,16 @@ def diff(old: Path | None, new: Path | None, at: str | None, horizon: str, **opt
         horizon_ns = parse_duration(horizon)
     except UnitError as error:
         raise Mistake(f"--horizon: {error}") from error
+    from enforcer.difference.source import without_collecting
+
     sides = {
         key: options.pop(key)
         for key in ("policy", "allowlist", "old_policy", "new_policy", "old_allowlist", "new_allowlist")
     }
     try:
-        is_different = _compare(_inputs(old, new, sides), at_ns, horizon_ns, horizon, **options)
+        inputs = _inputs(old, new, sides)
+        with without_collecting():
+            is_different = _compare(inputs, at_ns, horizon_ns, horizon, **options)
     except FileError as error:
         raise Mistake(error) from error
     sys.exit(1 if is_different else 0)
@@ -78,7 +81,6 @@ def _compare(
     from enforcer.difference.summary import moments, summary
     from enforcer.difference.words import told
 
-    gc.disable()  # nothing made here becomes garbage before the end, and the search for it takes longer than the work
     lists = inputs["old_allowlist"], inputs["new_allowlist"]
     sides = (
         Side(inputs["old_policy"], _valid(lists[0].entries, at_ns)),

@@ -55,11 +55,23 @@ def read_allowlist(path: Path) -> Listed:
         raise FileError([Problem(str(path), 1, 1, "", "the file is empty", _REMEDY)])
     if stripped[0] != "{":
         raise _wrong(path, _seems(text), "an allowlist")
-    with _without_collecting():
+    with without_collecting():
         first = _first_line(stripped)
         if isinstance(first, dict) and "registration" in first and "entries" not in first:
             return _lines(path, text)
         return _snapshot(path, text)
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """For work on long lists that makes nothing that is garbage: looking for it again and again takes half the time."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
 
 
 _REMEDY = "give a snapshot (GET /feed/snapshot, `enforcer-registry export`) or JSON lines of entries"
@@ -349,15 +361,3 @@ def _raw_offsets(text: str, start: int, offsets: list[int]) -> list[int]:
 
 def _place(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """A list of 100,000 makes nothing that is garbage, and looking for it again and again takes half the time."""
-    is_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_on:
-            gc.enable()

@@ -100,7 +100,7 @@ def _replay(
     as_json: bool,
     **rest: Any,
 ) -> int:
-    from enforcer.difference.source import read_policy
+    from enforcer.difference.source import read_policy, without_collecting
     from enforcer.replay.replay_log import Mismatch
     from enforcer.replay.report import report
     from enforcer.replay.result import Result, Side
@@ -133,7 +133,8 @@ def _replay(
         raise Unfinished(str(error)) from error
     finally:
         source.close()
-    data = report(result, ends, allowlists, top)
+    with without_collecting():
+        data = report(result, ends, allowlists, top)
     click.echo(json.dumps(data, indent=2) if as_json else render(data))
     if result.is_interrupted:
         return 130

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.allowlist import Entry
+from enforcer.cells import Index
 from enforcer.decide import Recognised, Verdict
 from enforcer.policy import Policy
 from enforcer.protocols import (
@@ -96,7 +97,7 @@ class Judge:
         self.policy = policy
         self.direction: Direction = direction
         self.at_ns = at_ns
-        self.tables = Tables(policy.match, entries)
+        self.tables = Tables(Index(policy.match, entries))
         self._registrations = np.array([entry.registration for entry in self.tables.entries] or [0], np.int64)
         self._numbers = np.zeros(256, np.uint8)
         for number, protocol in IP_PROTOCOLS.items():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.allowlist import Entry
-from enforcer.cells import PORTLESS
+from enforcer.cells import PORTLESS, Index
 from enforcer.policy import Policy
 from enforcer.protocols import TCP, TCP_PORTS, UDP_PORTS
 from enforcer.replay.judge import RECOGNISED
@@ -27,7 +26,7 @@ class Ends:
         self._inside = PrefixSet(inside) if inside else None
         self._named = PrefixSet(prefix for named in policy.named_endpoints for prefix in named.prefixes)
         self.entries = sorted(entries, key=lambda entry: entry.registration)
-        self.lines = Tables("subscriber", (_of_any_protocol(entry) for entry in self.entries))
+        self.lines = Tables(Index("subscriber", map(of_anything, self.entries)))
         self.untold = 0  # stopped flows asked about whose ends nothing tells apart
         self._documented = np.zeros((2, 1 << 16), bool)
         self._documented[0, list(UDP_PORTS)] = True
@@ -75,8 +74,9 @@ def alone(version: int, addresses: NDArray) -> Lines:
     return Lines(version, addresses, addresses, small, port, port, long, long, long)  # type: ignore[arg-type]
 
 
-def _of_any_protocol(entry: Entry) -> Entry:
-    return replace(entry, protocols=(), endpoint_ports=())
+def of_anything(entry: Entry) -> Entry:
+    """The entry for all protocols and ports, whenever: for a lookup by one end alone."""
+    return Entry(entry.registration, entry.registrant, entry.subscriber_prefixes, entry.endpoint_prefixes)
 
 
 def _is_less(version: int, left: NDArray, right: NDArray) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.allowlist import Entry
-from enforcer.cells import Index
 from enforcer.packet import address_text
 from enforcer.replay.judge import NOT_VPN, STOPPED, Judge, Judged
 from enforcer.replay.lines import Direction, Lines, decide_line, number
@@ -41,9 +40,6 @@ class LogReplay:
         self._judges = [
             Judge(side.policy, each, direction, result.at_ns)
             for side, each in zip(result.sides, counted, strict=True)
-        ]
-        self._indexes = [
-            Index(side.policy.match, each) for side, each in zip(result.sides, counted, strict=True)
         ]
         self.ends = Ends(result.sides[0].policy, lists[0], inside)
         self._draw = np.random.default_rng(0)
@@ -122,7 +118,7 @@ class LogReplay:
         for position in positions:
             spoken = judged.verdict(position)
             verdict, is_turned = decide_line(
-                lines, position, self._indexes[index], judge.policy, judge.at_ns, self._direction
+                lines, position, judge.tables.index, judge.policy, judge.at_ns, self._direction
             )
             if not judge.agrees(spoken, verdict, is_turned):
                 raise Mismatch(

@@ -6,14 +6,12 @@ compared before it counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enforcer.allowlist import Entry
-from enforcer.cells import Key, Shape, cells, kinds_of
-from enforcer.policy import Match
+from enforcer.cells import Index, PackedKey, Shape
 from enforcer.replay.lines import Addresses, Lines
 
 NEVER_NS = np.iinfo(np.int64).max
@@ -27,33 +25,20 @@ _GOLDEN, _FIRST, _SECOND = (
 
 
 class Tables:
-    """All entries as tables. Rows are positions in `entries`, which is ordered by registration number."""
+    """All entries of an index as tables. Rows are positions in `entries`, which is ordered by registration number."""
 
-    def __init__(self, match: Match, entries: Iterable[Entry]) -> None:
-        self.entries = sorted(entries, key=lambda entry: entry.registration)
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.entries = sorted(index.entries.values(), key=lambda entry: entry.registration)
         self.valid_from_ns = np.array([entry.valid_from_ns for entry in self.entries], np.int64)
         self.valid_until_ns = np.array(
             [NEVER_NS if entry.valid_until_ns is None else entry.valid_until_ns for entry in self.entries],
             np.int64,
         )
-        keys: dict[Shape, list[Key]] = {}
-        rows: dict[Shape, list[int]] = {}
-        for row, entry in enumerate(self.entries):
-            for shape, key in cells(entry, match):
-                keys.setdefault(shape, []).append(key)
-                rows.setdefault(shape, []).append(row)
-        self._tables = {shape: _Table(shape, keys.pop(shape), rows.pop(shape)) for shape in list(keys)}
-        self._shapes: dict[tuple[int, str], list[Shape]] = {}
-
-    def shapes(self, version: int, kind: str) -> list[Shape]:
-        """The shapes a flow of this class is looked up in, most specific first."""
-        found = self._shapes.get((version, kind))
-        if found is None:
-            kinds = kinds_of(kind)
-            found = [shape for shape in self._tables if shape.version == version and shape.kind in kinds]
-            found.sort(key=lambda shape: shape.order)
-            self._shapes[version, kind] = found
-        return found
+        row_of = {entry.registration: row for row, entry in enumerate(self.entries)}
+        self._tables = {
+            shape: _Table(shape, *_keys_and_rows(table, row_of)) for shape, table in index.tables.items()
+        }
 
     def find(self, lines: Lines, kind: str, now_ns: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The row of the entry that covers each line, as Index.find gives it; -1 without one.
@@ -62,7 +47,7 @@ class Tables:
         """
         found = np.full(len(lines), -1, np.int64)
         pending = np.arange(len(lines))
-        for shape in self.shapes(lines.version, kind):
+        for shape in self.index.shapes(lines.version, kind):
             table = self._tables[shape]
             for turned in (False, True):
                 if not len(pending):
@@ -86,7 +71,7 @@ class Tables:
     def members(self, lines: Lines, kind: str) -> list[list[int]]:
         """All rows that cover each line under any shape, whatever their validity; for few lines."""
         found: list[set[int]] = [set() for _ in range(len(lines))]
-        for shape in self.shapes(lines.version, kind):
+        for shape in self.index.shapes(lines.version, kind):
             table = self._tables[shape]
             for src, dst, port in (
                 (lines.src, lines.dst, lines.dst_port),
@@ -121,17 +106,18 @@ class Tables:
 class _Table:
     """The cells of one shape. Group g are the entries of one key: rows[first[g]:first[g + 1]], lowest registration first."""
 
-    def __init__(self, shape: Shape, keys: list[Key], rows: list[int]) -> None:
+    def __init__(self, shape: Shape, keys: list[PackedKey], rows: list[int]) -> None:
         self._masks = (_mask(shape.version, shape.subscriber_bits), _mask(shape.version, shape.endpoint_bits))
         self._has_port = shape.has_port
+        subscriber, endpoint, port = _columns(shape, keys)
         # Which tops of addresses and which ports any key has: most keys asked for in the wrong direction go no further.
-        self._subscribers = _tops(shape.version, shape.subscriber_bits, {key[0] for key in keys})
-        self._endpoints = _tops(shape.version, shape.endpoint_bits, {key[1] for key in keys})
+        self._subscribers = _tops(subscriber, shape.subscriber_bits)
+        self._endpoints = _tops(endpoint, shape.endpoint_bits)
         self._ports: NDArray[np.bool_] | None = None
         if shape.has_port:
             self._ports = np.zeros(1 << 16, bool)
-            self._ports[[key[2] for key in keys]] = True
-        words = _key_words(shape, keys)
+            self._ports[port] = True
+        words = _words(self._masks, shape.has_port, subscriber, endpoint, port)
         row = np.array(rows, np.int64)
         seed = _GOLDEN
         while True:
@@ -206,11 +192,10 @@ def _top(addresses: Addresses) -> NDArray:
     return addresses >> np.uint32(16) if addresses.ndim == 1 else addresses[:, 0] >> np.uint64(48)
 
 
-def _tops(version: int, bits: int, prefixes: set[int]) -> NDArray[np.bool_]:
+def _tops(prefixes: Addresses, bits: int) -> NDArray[np.bool_]:
     """Which highest 16 bits an address in one of these prefixes of one length can have."""
     found = np.zeros(1 << 16, bool)
-    down = 16 if version == 4 else 112
-    for first in {prefix >> down for prefix in prefixes}:
+    for first in np.unique(_top(prefixes)).tolist():
         found[first : first + (1 << max(0, 16 - bits))] = True
     return found
 
@@ -242,18 +227,27 @@ def _words(
     return words
 
 
-def _key_words(shape: Shape, keys: list[Key]) -> list[NDArray[np.uint64]]:
-    port = np.array([key[2] for key in keys], np.uint16)
-    columns: list[Addresses] = []
-    for end in (0, 1):
-        if shape.version == 4:
-            columns.append(np.array([key[end] for key in keys], np.uint32))
-        else:
-            columns.append(
-                np.array([(key[end] >> 64, key[end] & _LOW) for key in keys], np.uint64).reshape(-1, 2)
-            )
-    masks = (_mask(shape.version, shape.subscriber_bits), _mask(shape.version, shape.endpoint_bits))
-    return _words(masks, shape.has_port, columns[0], columns[1], port)
+def _keys_and_rows(
+    table: Mapping[PackedKey, int | tuple[int, ...]], row_of: Mapping[int, int]
+) -> tuple[list[PackedKey], list[int]]:
+    """A key for each entry that has it."""
+    keys: list[PackedKey] = []
+    rows: list[int] = []
+    for key, held in table.items():
+        for number in (held,) if isinstance(held, int) else held:
+            keys.append(key)
+            rows.append(row_of[number])
+    return keys, rows
+
+
+def _columns(shape: Shape, keys: list[PackedKey]) -> tuple[Addresses, Addresses, NDArray[np.uint16]]:
+    """Subscribers, endpoints and ports of packed keys (enforcer/cells.py)."""
+    words = np.frombuffer(b"".join(keys), ">u4").reshape(len(keys), -1).astype(np.uint32)
+    port = (words[:, -1] >> np.uint32(16)).astype(np.uint16)
+    if shape.version == 4:
+        return words[:, 0].copy(), words[:, 1].copy(), port
+    halves = words[:, 0:8:2].astype(np.uint64) << np.uint64(32) | words[:, 1:8:2]
+    return halves[:, :2].copy(), halves[:, 2:].copy(), port
 
 
 def _hash(words: list[NDArray[np.uint64]], seed: np.uint64) -> NDArray[np.uint64]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from enforcer.allowlist import Entry
-from enforcer.cells import PORTLESS, cells
+from enforcer.cells import PORTLESS, Index, cells
 from enforcer.packet import address_text
 from enforcer.policy import Policy
 from enforcer.replay.judge import REASONS, RECOGNISED, STOPPED
-from enforcer.replay.orient import Ends, alone
+from enforcer.replay.orient import Ends, alone, of_anything
 from enforcer.replay.tables import Tables
 
 # Why a registration of the line does not cover the flow, nearest first.
@@ -108,7 +109,7 @@ class Whose:
         self._numbered = {entry.registration: entry for entry in ends.entries}
         self.entries = ends.entries
         self._by_line = ends.lines
-        self._by_endpoint = Tables("endpoint", (_bare(entry) for entry in self.entries))
+        self._by_endpoint = Tables(Index("endpoint", map(of_anything, self.entries)))
 
     def pairs(self, tables: dict[int, pa.Table | None], most: int = MOST_LOOKED_AT) -> Iterator[Pair]:
         """Each family's pairs, most flows first, with what is near them."""
@@ -236,10 +237,7 @@ def _plus(left: Any, right: Any) -> list[int]:
     return [a + b for a, b in zip(left, right, strict=True)]
 
 
-def _bare(entry: Entry) -> Entry:
-    return replace(entry, protocols=(), endpoint_ports=())
-
-
+@cache
 def _kinds(protocol: str) -> tuple[str, ...]:
     """The classes a registration for this protocol covers (cells._CLASSES), asked of cells itself."""
     probe = Entry(1, "", ("0.0.0.0/0",), ("0.0.0.0/0",), (), (protocol,))
