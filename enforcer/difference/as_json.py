@@ -145,6 +145,7 @@ class _Pieces:
         self._traffic: dict[int, str] = {}
         self._outcomes: dict[Outcome, str] = {}
         self._texts: dict[tuple[Prefix, int], str] = {}
+        self._single: dict[tuple[Prefix, int], str] = {}
 
     def gather(self) -> Iterator[tuple[tuple[Prefix, ...], int]]:
         """Each long list, once, with its family; gives them their indexes."""
@@ -225,6 +226,12 @@ class _Pieces:
         return f'{{"subscribers":{one},"endpoints":{other}{paired}}}'
 
     def _list(self, prefixes: tuple[Prefix, ...], version: int) -> str:
+        if len(prefixes) == 1:
+            key = (prefixes[0], version)
+            found = self._single.get(key)
+            if found is None:
+                found = self._single[key] = self.text(prefixes, version)
+            return found
         index = self.indexes.get((id(prefixes), version)) if len(prefixes) >= _LONG else None
         return self.text(prefixes, version) if index is None else str(index)
 

@@ -7,7 +7,7 @@ less what has a better name on its own side, so that no point is counted twice. 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
     version = sides[0].version
     alone = Alone(sides)
     rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
-    found: dict[object, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
+    found: dict[_Key, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
     for look, transport in LOOKS.items():
         significant = result.old.ports(transport) | result.new.ports(transport)
         classes: dict[tuple[Judged, Judged], Ports] = {}
@@ -97,7 +97,7 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
                 if not here.is_none:
                     way = (look, row.is_turned)
                     traffic[way] = traffic[way].either(here) if way in traffic else here
-    return _grouped(version, [each for each in found.values() if each[1]])
+    return _grouped(version, found)
 
 
 def _rows(
@@ -247,36 +247,50 @@ def _identity(prefixes: tuple[Prefix, ...]) -> object:
     return prefixes if len(prefixes) == 1 else id(prefixes)
 
 
-def _key(row: _Row) -> tuple[object, _Row]:
-    """Rows that differ in traffic and direction only have the same key; the row as the registration sees it."""
+class _Key(NamedTuple):
+    """Rows that differ in traffic and direction only have the same one. less: what stands for the exceptions."""
+
+    subscriber: Prefix
+    endpoint: Prefix
+    less: object
+    before: Outcome
+    after: Outcome
+
+
+def _key(row: _Row) -> tuple[_Key, _Row]:
+    """The key, and the row as the registration sees it."""
     if row.is_turned:
-        less = tuple(product.turned for product in row.exceptions)
+        less = tuple([product.turned for product in row.exceptions])
         row = row._replace(subscriber=row.endpoint, endpoint=row.subscriber, exceptions=less)
-    return (row.subscriber, row.endpoint, _less_key(row.exceptions), row.before, row.after), row
+    return _Key(row.subscriber, row.endpoint, _less_key(row.exceptions), row.before, row.after), row
 
 
 def _less_key(exceptions: tuple[Product, ...]) -> object:
     return frozenset(
-        (_identity(each.subscribers), _identity(each.endpoints), each.is_paired) for each in exceptions
+        [(_identity(each.subscribers), _identity(each.endpoints), each.is_paired) for each in exceptions]
     )
 
 
-def _grouped(version: int, found: Iterable[tuple[_Row, dict[tuple[str, bool], Ports]]]) -> list[Change]:
+def _grouped(version: int, found: Mapping[_Key, tuple[_Row, dict[tuple[str, bool], Ports]]]) -> list[Change]:
     """Rows as changes: those that differ in one side's prefix only are together."""
-    by_endpoint: dict[object, tuple[_Row, tuple[Traffic, ...], list[Prefix]]] = {}
+    by_endpoint: dict[object, tuple[_Key, _Row, tuple[Traffic, ...], list[Prefix]]] = {}
     known: dict[object, tuple[Traffic, ...]] = {}
-    for row, looks in found:
+    for key, (row, looks) in found.items():
+        if not looks:
+            continue
         items = tuple(looks.items())
         traffic = known.get(items)
         if traffic is None:
-            traffic = known[items] = _traffic(looks)
-        key = (row.endpoint, _less_key(row.exceptions), row.before, row.after, traffic)
-        by_endpoint.setdefault(key, (row, traffic, []))[2].append(row.subscriber)
+            traffic = _traffic(looks)
+            traffic = known[items] = known.setdefault(traffic, traffic)  # one object for equal ones
+        _, endpoint, less, before, after = key
+        one = (endpoint, less, before, after, id(traffic))
+        by_endpoint.setdefault(one, (key, row, traffic, []))[3].append(row.subscriber)
     by_subscribers: dict[object, tuple[_Row, tuple[Traffic, ...], tuple[Prefix, ...], list[Prefix]]] = {}
-    for row, traffic, subscribers in by_endpoint.values():
+    for key, row, traffic, subscribers in by_endpoint.values():
         for some in _disjoint(subscribers, version):
-            key = (some, _less_key(row.exceptions), row.before, row.after, traffic)
-            by_subscribers.setdefault(key, (row, traffic, some, []))[3].append(row.endpoint)
+            one = (some, key.less, key.before, key.after, id(traffic))
+            by_subscribers.setdefault(one, (row, traffic, some, []))[3].append(row.endpoint)
     return [
         Change(version, some, few, row.exceptions, traffic, row.before, row.after)
         for row, traffic, some, endpoints in by_subscribers.values()
@@ -286,6 +300,8 @@ def _grouped(version: int, found: Iterable[tuple[_Row, dict[tuple[str, bool], Po
 
 def _disjoint(prefixes: list[Prefix], version: int) -> list[tuple[Prefix, ...]]:
     """The prefixes in as few lists as leave no two nested ones together."""
+    if len(prefixes) == 1:
+        return [tuple(prefixes)]
     lists: list[list[Prefix]] = []
     width = WIDTHS[version]
     for prefix in sorted(set(prefixes)):
