@@ -11,6 +11,8 @@ _PROTOCOLS = {
     "wireguard": "WireGuard",
     "ikev2": "IKEv2",
     "openconnect": "OpenConnect",
+    "l2tp": "L2TP",
+    "pptp": "PPTP",
 }
 
 

@@ -14,7 +14,7 @@ SCHEMA = "allowlab.plan/1"
 NodeKind = Literal["gateway", "isp", "exchange", "abroad", "subscriber", "server", "authority"]
 SubscriberKind = Literal["company", "freelancer", "call-centre", "bank", "hospital", "ngo", "household"]
 Addressing = Literal["static", "dynamic", "nat"]
-VpnProtocol = Literal["wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "openconnect"]
+VpnProtocol = Literal["wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "openconnect", "l2tp", "pptp"]
 ProbeKind = Literal["dns", "https", "voice", "icmp", "handshake", "tunnel-echo"]
 Relation = Literal["customer", "peer", "route-server-client"]
 

@@ -164,6 +164,8 @@ def _servers(document: Document, topology: TopologyFile, known: _Names) -> None:
                     )
                     continue
                 port = item.port or CUSTOMARY_PORT[protocol]
+                if section == "vpn" and protocol == "pptp" and port != CUSTOMARY_PORT["pptp"]:
+                    document.add((*here, "port"), "PPTP has port 1723 and no other", "leave it out", True)
                 other = ports.setdefault((is_tcp(protocol), port), name)
                 if other != name and port:
                     document.add(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from enforcer.units import render_duration
 from testbed.plan.addressing import tunnel_client
 from testbed.plan.people import Resolving, form, registration, select
-from testbed.plan.plan import Bulk, Service, Stream, Subscriber, Tunnel
+from testbed.plan.plan import Bulk, Service, Stream, Subscriber, Tunnel, VpnServer
 from testbed.plan.scenario_file import BulkFile, RegistrationFile, TrafficFile, TunnelFile
 
 _S = 1_000_000_000
@@ -18,6 +18,8 @@ _DEADLINE_NS = {"https": 2 * _S, "handshake": 2 * _S}
 # 20 ms of G.711 (160 bytes) and an RTP header (RFC 3551 §4.5.14, RFC 3550 §5.1).
 _VOICE_PACKETS, _VOICE_SPACING_NS, _VOICE_BYTES = 10, 20_000_000, 172
 _PAYLOAD_BYTES = 64
+# xl2tpd, pptpd and pptp open IPv4 sockets only.
+_IPV4_ALONE = ("l2tp", "pptp")
 # A plan with more is a mistake in `every` rather than a wish: 5,000 attempts/s is what the driver can send.
 _MOST_ATTEMPTS_PER_S = 5_000
 
@@ -48,8 +50,17 @@ def resolve_tunnels(resolving: Resolving, files: list[TunnelFile]) -> None:
         if not _is_window(resolving, where, start_ns, stop_ns, file.until is not None):
             continue
         names = resolving.names((*where, "server"), file.server, servers, "a VPN server")
+        if file.family == 6:
+            names = _speaking_ipv6(resolving, file, names, servers)
         for subscriber in _with_family(resolving, file, file.family):
             for server in names:
+                if servers[server].protocol == "pptp" and subscriber.addressing == "nat":
+                    resolving.add(
+                        where,
+                        f"{subscriber.name} shares an address, and PPTP's data (GRE) has no ports to tell lines apart by",
+                        "leave them out here, or give the line an address of its own",
+                    )
+                    continue
                 name = f"{subscriber.name}-{server}" + ("-6" if file.family == 6 else "")
                 if name in resolving.tunnels:
                     resolving.add(
@@ -257,6 +268,16 @@ def _is_window(resolving: Resolving, where, from_ns: int, until_ns: int, is_give
             )
         return False
     return True
+
+
+def _speaking_ipv6(
+    resolving: Resolving, file: TunnelFile, names: list[str], servers: dict[str, VpnServer]
+) -> list[str]:
+    for name in names:
+        if servers[name].protocol in _IPV4_ALONE:
+            what = f"{name} is reached over IPv4 alone, as {servers[name].protocol} is"
+            resolving.add((*file.place, "family"), what, "write 'family: 4'", True)
+    return [name for name in names if servers[name].protocol not in _IPV4_ALONE]
 
 
 def _with_family(resolving: Resolving, file: TunnelFile | TrafficFile, family: int) -> list[Subscriber]:

@@ -24,7 +24,8 @@ _QUEUE_NS = 50_000_000
 
 # Ports of a VPN beside its own: IKE goes on at 4500 and starts at 500 (RFC 7296 section 2.23).
 _MORE_PORTS = {"ikev2": (500, 4500)}
-_PORTLESS = ("esp", "ah", "gre")
+# What a VPN's data may travel in that has no ports (RFC 7296 section 1, RFC 2637 section 1).
+_PORTLESS = {"esp": "ikev2", "ah": "ikev2", "gre": "pptp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class _Wanted:
         if self.server is None:
             return row.transport == self.transport and near == self.src_port and far == self.dst_port
         if row.transport in _PORTLESS:
-            return self.server.protocol == "ikev2"
+            return self.server.protocol == _PORTLESS[row.transport]
         if far != self.server.port and far not in _MORE_PORTS.get(self.server.protocol, ()):
             return False
         return self.ports is None or self.ports[0] <= near <= self.ports[1]

@@ -51,7 +51,7 @@ FEATURES = (
     Feature("kernel_wireguard", "WireGuard in the kernel", "substituted", "WireGuard runs as wireguard-go: slower bulk, the same protocol", "kernel option CONFIG_WIREGUARD; sudo modprobe wireguard"),
     Feature("esp", "ESP in the kernel", "substituted", "IPsec runs in charon (kernel-libipsec): ESP always in UDP 4500", "kernel option CONFIG_INET_ESP; sudo modprobe esp4 esp6"),
     Feature("tcp_rto_max", "net.ipv4.tcp_rto_max_ms", "optional", "after an outage TCP tunnels may wait up to 120 s for the kernel's back-off", "a kernel from 6.15 on"),
-    Feature("ppp", "/dev/ppp", "optional", "L2TP and PPTP are handshake probes only (as they are in every lab so far)", "sudo modprobe ppp_generic"),
+    Feature("ppp", "/dev/ppp", "optional", "L2TP and PPTP are handshake probes only; the lab's own kernel has it (--clock virtual, --world uml)", "kernel option CONFIG_PPP; sudo modprobe ppp_generic"),
     Feature("user_namespaces", "user namespaces", "optional", "only root can run a lab", "see the reason"),
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ BLACKHOLE_METRIC = 9999
 
 
 class Program(Protocol):
-    """The client of one protocol (WireGuardClient, OpenVpnClient, IpsecClient, OpenConnectClient).
+    """The client of one protocol (WireGuardClient, OpenVpnClient, IpsecClient, OpenConnectClient, L2tpClient, PptpClient).
 
     start() begins and returns without waiting for a session (raises VpnFailed); stop() ends it; outer() is its transport,
     local port (0: none now) and remote port; process is None where the kernel does the work. exits_on_failure: leaving is
@@ -136,7 +136,8 @@ class VpnClient:
     def outer_flow(self) -> OuterFlow | None:
         """(transport, src, src_port, dst, dst_port) as it leaves the subscriber's host; None while there is no socket.
 
-        The supervisor looks every 0.1 s, so that asking costs nothing (in virtual time, asking looks); transport is "udp", "tcp", or "esp" with ports 0.
+        The supervisor looks every 0.1 s, so that asking costs nothing (in virtual time, asking looks); transport is "udp", "tcp",
+        or "esp" or "gre" with ports 0.
         """
         if self._looks_when_asked and (now_s := time.monotonic()) - self._looked_s > _FRESH_S:
             self._looked_s = now_s
@@ -198,7 +199,7 @@ class VpnClient:
         transport, port, remote_port = self._program.outer()
         remote = self.server.address4 if self.tunnel.family == 4 else self.server.address6
         source = self._source(remote or "")
-        if source is None or (port == 0 and transport != "esp"):
+        if source is None or (port == 0 and transport not in ("esp", "gre")):
             return None
         return transport, source, port, remote or "", remote_port
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from testbed.lab.build import Lab
-from testbed.lab.vpn import ipsec, openconnect, openvpn, wireguard
+from testbed.lab.vpn import ipsec, l2tp, openconnect, openvpn, ppp, pptp, wireguard
 from testbed.lab.vpn.client import BLACKHOLE_METRIC, Program, VpnClient
 from testbed.lab.vpn.keys import CertificateAuthority, WireGuardKey, tls_crypt_key
 from testbed.lab.vpn.site import Site, VpnFailed, VpnUnavailable, free_udp_port
@@ -25,8 +25,10 @@ _MODULES = {
     "openvpn-tcp": openvpn,
     "ikev2": ipsec,
     "openconnect": openconnect,
+    "l2tp": l2tp,
+    "pptp": pptp,
 }
-_OPTIONAL = {"openconnect"}
+_OPTIONAL = {"openconnect", "l2tp", "pptp"}
 _SUPERVISE_EVERY_S = 0.1
 # In virtual time each look costs real time: it is for programs that end, and where none can it hardly matters.
 _VIRTUAL_EVERY_S, _VIRTUAL_IDLE_S = 1.0, 10.0
@@ -56,6 +58,7 @@ class VpnServers:
         self._wrap_keys = {server.name: tls_crypt_key() for server in lab.plan.servers}
         self._server_keys = {server.name: WireGuardKey.new() for server in lab.plan.servers}
         self._client_keys = {tunnel.name: WireGuardKey.new() for tunnel in lab.plan.tunnels}
+        self._passwords = {tunnel.name: ppp.password() for tunnel in lab.plan.tunnels}
         self._subscribers: dict[str, Subscriber] = {s.name: s for s in lab.plan.subscribers}
         self._running: dict[str, _Server] = {}
         self._clients: dict[str, VpnClient] = {}
@@ -216,6 +219,9 @@ class VpnServers:
         if server.protocol == "wireguard":
             peers = [(self._client_keys[tunnel.name], tunnel) for tunnel in tunnels]
             return wireguard.WireGuardServer(site, server, self._server_keys[server.name], peers)
+        if server.protocol in ("l2tp", "pptp"):
+            kind = l2tp.L2tpServer if server.protocol == "l2tp" else pptp.PptpServer
+            return kind(site, server, [self._login(tunnel) for tunnel in tunnels])
         addresses = tuple(address for address in (server.address4, server.address6) if address)
         own = self._authority.server(server.name, addresses)
         authority = self._authority.certificate
@@ -233,13 +239,23 @@ class VpnServers:
         if server.protocol == "wireguard":
             keys = self._client_keys[tunnel.name], self._server_keys[server.name]
             return wireguard.WireGuardClient(site, tunnel, server, *keys, self._free_port(site, tunnel))
+        if server.protocol == "pptp":
+            return pptp.PptpClient(site, tunnel, server, self._login(tunnel))
+        if server.protocol == "l2tp":
+            port = self._usual_ports(site, tunnel, l2tp.PORT)[0]
+            return l2tp.L2tpClient(site, tunnel, server, self._login(tunnel), port)
         own, authority = self._authority.client(self._common_name(tunnel)), self._authority.certificate
         if server.protocol == "ikev2":
-            ports = self._ike_ports(site, tunnel)
-            return ipsec.IpsecClient(site, tunnel, server, authority, own, ports, self._esp[node])
+            ports = self._usual_ports(site, tunnel, 500, 4500)
+            return ipsec.IpsecClient(
+                site, tunnel, server, authority, own, (ports[0], ports[1]), self._esp[node]
+            )
         if server.protocol == "openconnect":
             return openconnect.OpenConnectClient(site, tunnel, server, authority, own)
         return openvpn.OpenVpnClient(site, tunnel, server, authority, own, self._wrap_keys[server.name])
+
+    def _login(self, tunnel: Tunnel) -> ppp.Login:
+        return ppp.Login(self._common_name(tunnel), self._passwords[tunnel.name], tunnel)
 
     def _common_name(self, tunnel: Tunnel) -> str:
         """A name for the certificate that is also a file name."""
@@ -250,13 +266,13 @@ class VpnServers:
         taken = self._ports.setdefault(site.node, set())
         return free_udp_port(site, subscriber.port_first, subscriber.port_last, taken)
 
-    def _ike_ports(self, site: Site, tunnel: Tunnel) -> tuple[int, int]:
-        """500 and 4500; two others for a second client on the host, and in the subscriber's block behind a shared address."""
+    def _usual_ports(self, site: Site, tunnel: Tunnel, *usual: int) -> tuple[int, ...]:
+        """The usual ones; others for a second client on the host, and in the subscriber's block behind a shared address."""
         taken = self._ports.setdefault(site.node, set())
-        if self._subscribers[tunnel.subscriber].port_first is None and 500 not in taken:
-            taken |= {500, 4500}
-            return 500, 4500
-        return self._free_port(site, tunnel), self._free_port(site, tunnel)
+        if self._subscribers[tunnel.subscriber].port_first is None and usual[0] not in taken:
+            taken |= set(usual)
+            return usual
+        return tuple(self._free_port(site, tunnel) for _ in usual)
 
 
 def option_problems(server: VpnServer) -> list[str]:
