@@ -24,6 +24,7 @@ from testbed.session_place import InKernel
 from testbed.session_progress import Quiet
 from testbed.session_verify import verify
 from testbed.world.uml import store
+from testbed.world.uml.machine import compile_program
 from tests.no_namespaces import ordinary_user
 
 _SMOKE = "minimal-smoke"
@@ -39,7 +40,8 @@ def kernel() -> store.Kernel:
 
 @pytest.fixture(scope="module")
 def home(kernel) -> Iterator[Path]:
-    """A folder of the ordinary user's own, with the kernel in its cache."""
+    """A folder of the ordinary user's own, with the kernel in its cache. The project is compiled: the user may not be allowed to."""
+    compile_program()
     with tempfile.TemporaryDirectory(prefix="allowlab-ordinary-", dir="/var/tmp") as name:
         folder = Path(name)
         shutil.copytree(kernel.path.parent, folder / ".cache" / "allowlab" / "kernel" / kernel.key)

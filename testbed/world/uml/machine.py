@@ -6,6 +6,7 @@ is read-only inside; what may be written are the folders given.
 
 from __future__ import annotations
 
+import compileall
 import ctypes
 import json
 import os
@@ -107,6 +108,7 @@ def open_machine(
     folders: path inside -> folder of the host that may be written there. log gets what argv prints as errors, afterwards. virtual None: real
     time. cpu: the processor to stay on (three times as fast as moving between two). stalled_after_s: watch.py. Raises WorldError when it does not boot.
     """
+    compile_program()
     with tempfile.TemporaryDirectory(prefix="allowlab-uml-") as name:
         control = Path(name)
         mounts = {}
@@ -147,6 +149,12 @@ def open_machine(
             machine.close()
             with suppress(OSError):
                 shutil.copyfile(control / "log", log)
+
+
+def compile_program() -> None:
+    """Compiles the project's modules where that may be written: what runs inside cannot, and with some compiled and some not a rerun differs."""
+    for package in ("testbed", "enforcer"):
+        compileall.compile_dir(_PROJECT / package, quiet=2)
 
 
 def _boot_line(virtual: VirtualTime | None) -> list[str]:
