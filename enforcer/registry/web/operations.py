@@ -28,7 +28,7 @@ ERRORS = {
     401: "no token, or one that is not known",
     403: "the token is of somebody who may not do this",
     404: "there is no such registration, or it is not the token's to see",
-    409: "the registration's state does not allow it; the sentence says which states do",
+    409: "the registration's state does not allow it, or it was changed since it was looked at; the sentence says which",
     413: "the body is too long",
     422: "a field is wrong; `problems` names each and says what to write",
     429: "too many calls from this address; `Retry-After` says when to come again",

@@ -12,6 +12,7 @@ from enforcer.registry.web.openapi import document
 from enforcer.registry.web.operations import ERRORS
 
 _NESTED = (
+    "Status",
     "HistoryLine",
     "AppealStatus",
     "NamedDocument",
