@@ -33,6 +33,14 @@ class Registrar:
             }
         ]
 
+    def wait_for(self, action: str, registration: str, since_ns: int) -> list[dict[str, Any]]:
+        self._told.append(("waited", action, registration))
+        if action == "expire":
+            raise TimeoutError("the registry should have come to 'expire'")
+        return [
+            {"registration": registration, "state": None, "serial": 0, "monotonic_ns": time.monotonic_ns()}
+        ]
+
 
 @dataclass
 class Stage:
@@ -158,4 +166,23 @@ def test_tunnels_start_and_stop_at_their_times():
         "starting",
         "up",
         "down",
+    ]
+
+
+def test_what_the_registry_does_by_itself_is_waited_for_and_not_done():
+    by = {"registration": "alice/fra", "by": "registry"}
+    stage, script, records = run(event("r", 10, "remind", **by), event("e", 20, "expire", **by))
+
+    assert stage.told == [("waited", "remind", "alice/fra"), ("waited", "expire", "alice/fra")]
+    assert [record.kind for record in records] == ["ledger", "error"]  # nobody's act is written down
+    assert script.problems == ["line 20: expire: the registry should have come to 'expire'"]
+
+
+def test_acts_of_a_desk_are_acts_at_the_portal_and_say_whose():
+    stage, _, records = run(event("v", 10, "verify", registration="alice/fra", by="provider"))
+
+    assert stage.told == [("verify", "alice/fra")]
+    assert [(record.kind, record.data.get("by")) for record in records] == [
+        ("script", "provider"),
+        ("ledger", None),
     ]
