@@ -260,6 +260,24 @@ def test_what_is_the_same_on_both_sides_is_only_looked_at_near_what_is_not():
     assert check(policy, LONELY, policy, new) > 0
 
 
+def test_what_a_named_endpoint_cuts_in_pieces_on_one_side_is_whole_on_the_other():
+    """A piece of a registration overlaps itself alone, and passes on both sides all the same."""
+    governs = ("wireguard", "openconnect")
+    named = (NamedEndpoint("openconnect", ("198.51.100.32/32",), ()),)
+    old = replace(
+        POLICY,
+        match="subscriber+endpoint",
+        governs=governs,
+        recognise_by=("ports",),
+        named_endpoints=named,
+        action="reject",
+    )
+    new = replace(old, recognise_by=("first-packets",), named_endpoints=())
+    wide = {1: Entry(1, "a", ("198.51.100.32/30",), ("198.51.100.34/31",))}
+
+    assert check(old, wide, new, wide) > 0
+
+
 def test_a_broken_subtraction_is_caught(monkeypatch):
     """Nothing taken away from a rectangle: what another registration covers would be told as lost."""
     over = {**LONELY, 3: Entry(3, "c", ("198.51.100.0/30",), ("198.51.100.32/30",))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from enforcer.cells import ANY, ANY_PORTLESS, PORTLESS
@@ -25,6 +26,8 @@ from enforcer.difference.prefixes import WHOLE
 from enforcer.difference.sides import Region, Side, judge_alike
 from enforcer.difference.touch import Touch
 from enforcer.policy import Match
+
+_REGION = itemgetter(1, 2)
 
 
 class Alike(NamedTuple):
@@ -51,7 +54,7 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     active = [item for item, both in items.items() if both[0] != both[1]] if is_same else [*items]
     if not active:
         return Division(({}, {}), ([], []), [])
-    is_active = set(active) if is_same else items.keys()
+    is_active = set(active) if len(active) < len(items) else items.keys()
     touch = Touch(old, new, items, version)
     # Whoever is near something else than whole lists goes the general way, with all that it is near.
     bound = touch.holding(active)
@@ -67,8 +70,9 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
                 elif found:
                     patterns[item] = found
     classes: dict[object, list[Item]] = {}
-    for item in active:
-        both = items[item]  # one object for equal ones: items()
+    for item, both in items.items():  # both: one object for equal ones
+        if is_same and both[0] == both[1]:
+            continue
         is_ended = both[0] is not None and item[0] not in new.entries
         kind = (id(both), item[1][1], item[2][1], is_ended, patterns.get(item) if patterns else None)
         held = classes.get(kind)
@@ -80,7 +84,7 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     for item in list(local):
         local.update(equal.get(item[1:], ()))
     if is_same:
-        others = [item for item in items if item not in is_active]
+        others = [item for item, both in items.items() if both[0] == both[1]]
         local |= touch.near([item for item in bound if item in is_active], others)
     alike = [
         Alike(leader, items[leader], followers)
@@ -97,12 +101,12 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
 
 def _equal(items: dict[Item, Both]) -> dict[Region, list[Item]]:
     """Items with the same rectangle, where there are several."""
-    first: dict[Region, Item] = {}
-    found: dict[Region, list[Item]] = {}
-    for item in items:
-        region = item[1:]
-        if (other := first.setdefault(region, item)) is not item:
-            found.setdefault(region, [other]).append(item)
+    counts = Counter(map(_REGION, items))
+    found: dict[Region, list[Item]] = {region: [] for region, count in counts.items() if count > 1}
+    for item in items if found else ():
+        some = found.get(item[1:])
+        if some is not None:
+            some.append(item)
     return found
 
 

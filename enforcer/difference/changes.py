@@ -122,7 +122,8 @@ def _rows(
                     continue
                 named = Outcome("pass", rect.label)
                 ends = (named, Outcome(result.new.stop)) if mine is old else (Outcome(result.old.stop), named)
-                is_alone = layer.is_registered and alone.holds(rect, layer.is_turned)
+                # A piece that a region was cut from is overlapped by the whole one on the other side, which is the same registration's.
+                is_alone = not regions and layer.is_registered and alone.holds(rect, layer.is_turned)
                 overlapping = list(_overlaps(rect, layer, mine, theirs, is_alone))
                 if mine is old and rect.label in ended and isinstance(rect.label, int):
                     result.covered_by[rect.label] |= {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 
 from enforcer.difference.cover import Cover, Rect
 from enforcer.difference.items import NOWHERE, Both, Item, is_joined, region_of, shapes_of
@@ -142,14 +143,16 @@ def nested(prefixes: Iterable[Prefix], width: int) -> set[Prefix]:
     return found
 
 
-def meeting(ones: Iterable[Prefix], others: Iterable[Prefix], width: int) -> tuple[set[Prefix], set[Prefix]]:
+def meeting(
+    ones: Collection[Prefix], others: Collection[Prefix], width: int
+) -> tuple[set[Prefix], set[Prefix]]:
     """Of either those that contain one of the other, lie in it or are the same."""
-    ones, others = set(ones), set(others)
     found: tuple[set[Prefix], set[Prefix]] = (set(), set())
     if not ones or not others:
         return found
-    if min(ones)[0] > max(_last(each, width) for each in others) or min(others)[0] > max(
-        _last(each, width) for each in ones
+    # Mostly they are in other parts of the address space.
+    if min(ones)[0] > max(map(partial(_last, width=width), others)) or min(others)[0] > max(
+        map(partial(_last, width=width), ones)
     ):
         return found
     around: tuple[list[tuple[int, Prefix]], list[tuple[int, Prefix]]] = ([], [])
