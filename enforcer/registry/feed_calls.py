@@ -27,7 +27,7 @@ class FeedCalls:
     def __init__(self, ledger: Ledger, key: feed.Signer, clock: Callable[[], int] = time.time_ns) -> None:
         self._ledger, self._key, self._clock = ledger, key, clock
         self._changed = asyncio.Event()
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._waiters: dict[asyncio.Future[bool], None] = {}  # in the order they came, which a rerun repeats
         self._is_closing = False
         self.look_s = 1.0  # how often to look for what another process has written
         self._held: tuple[int, int, bytes, str] | None = None
@@ -111,7 +111,7 @@ class FeedCalls:
     def wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        for waiter in self._waiters:
+        for waiter in list(self._waiters):
             _end(waiter, True)
 
     async def changed(self, within_s: float) -> bool:
@@ -120,12 +120,12 @@ class FeedCalls:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_at(loop.time() + within_s, _end, waiter, False)
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         try:
             return await waiter
         finally:
             timer.cancel()
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
 
     def close(self) -> None:
         self._is_closing = True

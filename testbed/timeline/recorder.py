@@ -12,6 +12,7 @@ from testbed.records import FILES, AuditRecord, EventRecord, FlowRecord, ProbeRe
 
 # Fast and small enough: level 1 costs a third of level 6 and the files are a few MB (zlib manual, "deflateInit").
 _COMPRESSION_LEVEL = 1
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make another for each line
 
 
 class Recorder:
@@ -25,6 +26,7 @@ class Recorder:
         self.run_dir = run_dir
         self._files: dict[str, IO[str]] = {}
         self._raw: dict[str, Any] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         for kind in ("event", "flow", "probe", "audit"):
             self._open(kind, run_dir / FILES[kind])
 
@@ -65,8 +67,10 @@ class Recorder:
             self._files[kind] = path.open("w", encoding="utf-8")
 
     def _write(self, kind: str, record: Any) -> None:
-        row = {field.name: getattr(record, field.name) for field in fields(record)}
-        self._files[kind].write(json.dumps(row, separators=(",", ":")) + "\n")
+        names = self._names.get(kind)
+        if names is None:
+            names = self._names[kind] = tuple(field.name for field in fields(record))
+        self._files[kind].write(_encode({name: getattr(record, name) for name in names}) + "\n")
 
 
 class _TextOver:

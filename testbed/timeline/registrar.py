@@ -119,6 +119,8 @@ class Registrar:
             "portal": {"accounts": str(_FILES / "accounts.sqlite")},  # nobody's; not part of the run
             **self._plan.registry,
         }
+        if self._plan.clock == "virtual":
+            config["look"] = "60s"  # nobody else writes into its ledger, and each look costs real time
         (_FILES / "registry.json").write_text(json.dumps(config), encoding="utf-8")
         argv = [sys.executable, "-m", "enforcer.registry", "serve", "--config", str(_FILES / "registry.json")]
         self._process = self._lab.spawn(self._authority.node, argv, log="registry")
