@@ -1,0 +1,69 @@
+"""The comparison between the clocks finds what differs: the outcome of one attempt, delays beyond tolerance, another plan."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clock_compare import compare, table
+from tests.synthetic_run import S, synthetic_plan, write_synthetic_run
+
+
+@pytest.fixture
+def both(tmp_path) -> tuple[Path, Path]:
+    for name in ("real", "virtual"):
+        write_synthetic_run(tmp_path / name)
+    return tmp_path / "real", tmp_path / "virtual"
+
+
+def change_flows(run: Path, change) -> None:
+    path = run / "flows.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    for row in rows:
+        change(row)
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def test_the_same_records_agree_in_everything(both):
+    found = compare(*both)
+    assert found.attempts == found.same + found.near > 1000
+    assert (found.differing, found.near_differing, found.only_one, found.beyond) == ([], 0, [], 0)
+    assert set(found.delay_ns) == {0}
+    assert table([found])[-1].startswith("| synthetic |")
+
+
+def test_one_attempt_that_fared_otherwise_is_named(both):
+    name = "dns-softhouse#90"  # far from any change
+
+    def lose(row):
+        if row["id"] == name:
+            row |= {"is_delivered": False, "failure": "timeout", "rtt_ns": None, "received": 0}
+
+    change_flows(both[1], lose)
+    found = compare(*both)
+    assert [each[0] for each in found.differing] == [name]
+    assert name in table([found])[-1]
+
+
+def test_delays_beyond_what_calibration_tolerates_are_counted(both):
+    def delay(row):
+        row["rtt_ns"] = row["rtt_ns"] and row["rtt_ns"] * 2
+
+    change_flows(both[0], delay)
+    found = compare(*both)
+    assert found.beyond == len(found.delay_ns) and not found.differing
+    assert found.quantile_ms(0.5) > found.tolerance_ns / 1e6
+
+
+def test_an_attempt_that_only_one_made_is_named_and_another_plan_refused(both, tmp_path):
+    path = both[1] / "flows.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n".join(gzip.decompress(path.read_bytes()).splitlines()[1:]) + b"\n"))
+    assert len(compare(*both).only_one) == 1
+    plan = synthetic_plan()
+    write_synthetic_run(tmp_path / "other", synthetic_plan(streams=plan.streams[1:]))
+    with pytest.raises(ValueError, match="not the same plan"):
+        compare(both[0], tmp_path / "other")
+    assert plan.streams[0].at_ns[-1] < 60 * S
