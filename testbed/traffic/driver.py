@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from testbed.plan.plan import Stream
+from testbed.traffic import handshakes_raw
 from testbed.traffic.attempt import Attempt, Host, Sink, Target
 from testbed.traffic.datagram import DatagramAttempt, VoiceAttempt, dns_query, is_dns_answer
 from testbed.traffic.echo import IcmpAttempt, IcmpSocket, TunnelEchoAttempt, TunnelSocket
+from testbed.traffic.portless import PortlessAttempt, PortlessSocket
 from testbed.traffic.ports import Ports
 from testbed.traffic.stream_tcp import TcpAttempt
 from testbed.traffic.ticker import Ticker
@@ -38,7 +38,7 @@ class TunnelEnd:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A protocol's first packet and what counts as its answer; transport "udp" or "tcp"."""
+    """A protocol's first packet and what counts as its answer; transport "udp", "tcp", or a protocol without ports (handshakes_raw)."""
 
     transport: str
     request: Callable[[Attempt], bytes]
@@ -74,6 +74,7 @@ class Driver:
     _lags_ns: list[int] = field(default_factory=list)
     _running: set[Attempt] = field(default_factory=set)
     _icmp: dict[tuple[str, int], IcmpSocket] = field(default_factory=dict)
+    _portless: dict[tuple[str, int, str], PortlessSocket] = field(default_factory=dict)
     _tunnel_sockets: dict[str, TunnelSocket] = field(default_factory=dict)
     _ports: Ports = field(default_factory=Ports)
     _ticker: Ticker | None = None
@@ -160,6 +161,10 @@ class Driver:
         handshake = self.handshakes[stream.name]
         if handshake.transport == "tcp":
             return lambda *args: TcpAttempt(*args, request=handshake.request, is_complete=handshake.is_answer)
+        if handshake.transport in handshakes_raw.PROTOCOLS:
+            return lambda *args: PortlessAttempt(
+                *args, shared=self._portless_socket(stream, handshake.transport)
+            )
         return lambda *args: DatagramAttempt(
             *args, ports=self._ports, request=handshake.request, is_answer=handshake.is_answer
         )
@@ -169,6 +174,12 @@ class Driver:
         if key not in self._icmp:
             self._icmp[key] = IcmpSocket(self.hosts[stream.subscriber], stream.family)
         return self._icmp[key]
+
+    def _portless_socket(self, stream: Stream, protocol: str) -> PortlessSocket:
+        key = (stream.subscriber, stream.family, protocol)
+        if key not in self._portless:
+            self._portless[key] = PortlessSocket(self.hosts[stream.subscriber], stream.family, protocol)
+        return self._portless[key]
 
     def _tunnel_socket(self, stream: Stream) -> TunnelSocket:
         if stream.target not in self._tunnel_sockets:
@@ -188,9 +199,10 @@ class Driver:
             task.cancel()
 
     def _close(self) -> None:
-        for shared in (*self._icmp.values(), *self._tunnel_sockets.values()):
+        for shared in (*self._icmp.values(), *self._portless.values(), *self._tunnel_sockets.values()):
             shared.close()
         self._icmp.clear()
+        self._portless.clear()
         self._tunnel_sockets.clear()
         self._ports.close_all()
         if self._ticker is not None:
@@ -199,9 +211,17 @@ class Driver:
     def _health(self, cpu_ratio: float, scheduling: str) -> DriverHealth:
         if not self._lags_ns:
             return DriverHealth(0, 0, 0, 0, cpu_ratio, scheduling)
-        lags_ns = np.asarray(self._lags_ns)
-        p50, p99 = np.percentile(lags_ns, (50, 99))
-        return DriverHealth(len(lags_ns), int(p50), int(p99), int(lags_ns.max()), cpu_ratio, scheduling)
+        lags_ns = sorted(self._lags_ns)
+        p50_ns, p99_ns = _percentile(lags_ns, 0.5), _percentile(lags_ns, 0.99)
+        return DriverHealth(len(lags_ns), p50_ns, p99_ns, lags_ns[-1], cpu_ratio, scheduling)
+
+
+def _percentile(ordered: list[int], share: float) -> int:
+    """Between two values, in proportion (numpy's default; its import takes longer than the rest of a lab's driver)."""
+    place = (len(ordered) - 1) * share
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return int(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
 
 
 class _Unmade(Attempt):
