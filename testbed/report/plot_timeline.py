@@ -270,9 +270,12 @@ def _at(when: When, at_s: float) -> str:
 
 
 def _beside(axes: Axes, label: str, from_s: float, until_s: float, row: float) -> None:
-    """The label where there is room: right of the mark, or left of it in the right half of the plot."""
+    """The label where there is room: right of the mark, left of it in the right half of the plot, or in a long span."""
     middle = axes.get_figure().get_axes()[0].get_xlim()[1] / 2  # type: ignore[union-attr]
     is_left = from_s > middle
+    if until_s - from_s > middle:  # beside a span over most of the plot is no room, in it there is
+        axes.text((from_s + until_s) / 2, row, label, ha="center", va="center", fontsize=8, color=TEXT)
+        return
     axes.annotate(
         label,
         (from_s if is_left else until_s, row),
