@@ -29,6 +29,7 @@ from testbed.world.uml.store import current  # noqa: E402
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 _LOOK_S = 0.1
+_EVENTS = "*/*/events.jsonl"
 # Which line the added subscribers have; the topology's own are kept, the first ones first.
 _LINES = ("business", "fixed-a", "fixed-b", "mobile-a", "mobile-b")
 _ADDRESS = {"mobile-a": "nat", "mobile-b": "nat", "business": "static"}
@@ -191,6 +192,7 @@ class Meter:
     def __init__(self, kernel: Path, results: Path) -> None:
         self.wall_s = self.cpu_s = self.ready_wall_s = self.ready_cpu_s = 0.0
         self._kernel, self._results = kernel.resolve(), results
+        self._earlier = set(results.glob(_EVENTS))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_for_ever, daemon=True)
 
@@ -226,7 +228,7 @@ class Meter:
         return 0
 
     def _is_ready(self) -> bool:
-        return any(path.stat().st_size for path in self._results.glob("*/*/events.jsonl"))
+        return any(path.stat().st_size for path in set(self._results.glob(_EVENTS)) - self._earlier)
 
 
 def _children(pid: int) -> list[int]:
