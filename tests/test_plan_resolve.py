@@ -99,6 +99,29 @@ def test_ikev2_is_registered_with_esp_and_both_ports() -> None:
     assert (bank.protocols, bank.endpoint_ports, bank.initial) == (("ikev2", "esp"), (500, 4500), None)
 
 
+def test_protocols_without_ports_are_registered_without_and_told_lines_apart_by_address(
+    tmp_path: Path,
+) -> None:
+    topology = (ROOT / "topologies/portless.topology.yaml").read_text()
+    text = (ROOT / "scenarios/portless-protocols.scenario.yaml").read_text()
+    text = text.replace("../enforcer", str(ROOT / "enforcer")).replace("../topologies/portless", "p")
+    (tmp_path / "p.topology.yaml").write_text(topology)
+    path = tmp_path / "x.scenario.yaml"
+    path.write_text(text)
+    plan = load_plan(path)
+    forms = {each.server: (each.protocols, each.endpoint_ports) for each in plan.registrations}
+    assert forms == {"fra-esp": (("esp",), ()), "fra-ah": (("ah",), ()), "fra-gre": (("pptp",), ())}
+    assert {s.registration for s in plan.streams if s.group == "look-alike"} == {None}
+
+    mobile = topology.replace("kind: fixed\n", "kind: mobile\n    cgnat: {lines-per-address: 4}\n", 1)
+    mobile = mobile.replace("isp: fixed, address: dynamic, ipv6: true", "isp: fixed, address: nat")
+    (tmp_path / "p.topology.yaml").write_text(mobile)
+    with pytest.raises(PlanError) as caught:
+        load_plan(path)
+    [*_, problem] = caught.value.problems
+    assert problem.what == "household shares an address, and gre-0 has no ports to tell lines apart by"
+
+
 def test_vpn_attempts_are_judged_by_a_registration_even_when_nobody_applied(plan_of) -> None:
     text = "traffic: [{group: g, probe: handshake, who: household, to: fra-handshake-wireguard, every: 1s}]\n"
     plan = plan_of(text)

@@ -71,6 +71,7 @@ def played(request, tmp_path_factory) -> Iterator[Callable[[str, str | None], Pl
         "licensed-providers",
         "shared-address",
         pytest.param("slow-provider", marks=pytest.mark.nightly),
+        pytest.param("portless-protocols", marks=pytest.mark.nightly),
     ],
 )
 def test_a_shipped_scenario_holds(scenario, played):

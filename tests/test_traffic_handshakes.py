@@ -190,13 +190,15 @@ def test_scapy_reads_l2tp_and_pptp():
 
 def test_scapy_reads_the_samples_without_ports():
     from scapy.layers.ipsec import AH, ESP
-    from scapy.layers.l2 import GRE_PPTP
+    from scapy.layers.l2 import GRE, GRE_PPTP
 
     assert ESP(probe("esp").request(5)).spi == 0x1005
     assert AH(probe("ah").request(5)).spi == 0x1005
     assert len(AH(probe("ah").request(5)).icv) == 12
     gre = GRE_PPTP(probe("gre").request(5))
     assert (gre.version, gre.proto, gre.call_id, gre.payload_len) == (1, 0x880B, 5, 10)
+    plain = GRE(probe("gre-0").request(5))
+    assert (plain.version, plain.key_present, plain.proto) == (0, 0, 0x88B5)
 
 
 def test_a_wrong_protocol_or_a_missing_key_says_what_to_write():

@@ -21,7 +21,7 @@ from testbed.plan.plan import (
     Subscriber,
     VpnServer,
 )
-from testbed.plan.topology_check import CUSTOMARY_PORT
+from testbed.plan.topology_check import CUSTOMARY_PORT, NO_VPN
 from testbed.plan.topology_file import IspFile, LineFile, RouterFile, ServerFile, SubscriberFile, TopologyFile
 
 # Shared addresses leave the well-known ports out (RFC 7422 §2 suggests 1024 and up).
@@ -202,7 +202,7 @@ class _Builder:
         address4, address6 = bare(pair.a4), bare(pair.a6)
         for title, service in server.services.items():
             port = CUSTOMARY_PORT[service.protocol or service.kind] if service.port is None else service.port
-            if service.open:
+            if service.open or service.protocol in NO_VPN:
                 self._network.open_services.add(title)
             zone = (service.zone or "example.") if service.kind == "dns" else None
             self._network.services.append(

@@ -12,6 +12,9 @@ from enforcer.yamlfile import Document, Where
 from testbed.plan.network import Network
 from testbed.plan.plan import Addressing, Registration, Service, Subscriber, SubscriberKind, Tunnel, VpnServer
 from testbed.plan.scenario_file import PeopleFile, ScenarioFile, SelectorFile
+from testbed.plan.topology_check import NO_VPN, WITHOUT_PORTS
+
+_REGISTERED_AS = {"gre": "pptp"}
 
 
 @dataclass(slots=True)
@@ -38,7 +41,9 @@ class Resolving:
     def endpoints(self) -> dict[str, VpnServer | Service]:
         """What a registration can be for: VPN servers and handshake services."""
         handshakes = {
-            service.name: service for service in self.network.services if service.kind == "handshake"
+            service.name: service
+            for service in self.network.services
+            if service.kind == "handshake" and service.protocol not in NO_VPN
         }
         return {**{server.name: server for server in self.network.servers}, **handshakes}
 
@@ -121,11 +126,14 @@ def form(
         name=f"{subscriber.name}/{endpoint}",
         subscriber=subscriber.name,
         server=endpoint,
-        protocols=("ikev2", "esp") if protocol == "ikev2" else (protocol,),
+        # GRE is the data of PPTP, and registered as that.
+        protocols=("ikev2", "esp") if protocol == "ikev2" else (_REGISTERED_AS.get(protocol, protocol),),
         subscriber_prefixes=tuple(addresses) if addresses else tuple(_whole(address) for address in own),
         endpoint_prefixes=tuple(_whole(address) for address in (target.address4, target.address6) if address),
         # IKE moves to 4500 behind NAT, and always with kernel-libipsec (RFC 7296 §2.23).
-        endpoint_ports=(target.port, 4500) if protocol == "ikev2" else (target.port,),
+        endpoint_ports=(target.port, 4500)
+        if protocol == "ikev2"
+        else (() if protocol in WITHOUT_PORTS else (target.port,)),
         initial=state,
         category=category,
     )

@@ -21,7 +21,13 @@ CUSTOMARY_PORT = {
     "openconnect": 443,
     "l2tp": 1701,
     "pptp": 1723,
+    "esp": 0,
+    "ah": 0,
+    "gre": 0,
+    "gre-0": 0,
 }
+WITHOUT_PORTS = ("esp", "ah", "gre", "gre-0")
+NO_VPN = ("gre-0",)  # what only looks like one: nobody registers for it, everybody is entitled to it
 _TCP = {"https", "bulk", "openvpn-tcp", "openconnect", "pptp"}
 
 
@@ -166,6 +172,8 @@ def _servers(document: Document, topology: TopologyFile, known: _Names) -> None:
                 port = item.port or CUSTOMARY_PORT[protocol]
                 if section == "vpn" and protocol == "pptp" and port != CUSTOMARY_PORT["pptp"]:
                     document.add((*here, "port"), "PPTP has port 1723 and no other", "leave it out", True)
+                if protocol in WITHOUT_PORTS and item.port:
+                    document.add((*here, "port"), f"{protocol} has no ports", "leave it out", True)
                 other = ports.setdefault((is_tcp(protocol), port), name)
                 if other != name and port:
                     document.add(

@@ -27,7 +27,9 @@ Name = Annotated[str, PlainValidator(_name), WithJsonSchema({"type": "string", "
 # An AS number is 65000 + its address block: AS 65011 has 10.11.0.0/16 and fd00:11::/32. Block 99 is for tunnels.
 Asn = Annotated[int, Field(ge=65001, le=65254)]
 ServiceKind = Literal["dns", "https", "voice", "icmp", "handshake", "bulk"]
-HandshakeProtocol = Literal["wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "l2tp", "pptp"]
+HandshakeProtocol = Literal[
+    "wireguard", "openvpn-udp", "openvpn-tcp", "ikev2", "l2tp", "pptp", "esp", "ah", "gre", "gre-0"
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

@@ -12,6 +12,7 @@ from testbed.plan.addressing import tunnel_client
 from testbed.plan.people import Resolving, form, registration, select
 from testbed.plan.plan import Bulk, Service, Stream, Subscriber, Tunnel, VpnServer
 from testbed.plan.scenario_file import BulkFile, RegistrationFile, TrafficFile, TunnelFile
+from testbed.plan.topology_check import WITHOUT_PORTS
 
 _S = 1_000_000_000
 _DEADLINE_NS = {"https": 2 * _S, "handshake": 2 * _S}
@@ -169,6 +170,10 @@ def _streams(resolving: Resolving, file: TrafficFile) -> list[Stream]:
     streams = []
     for subscriber in _with_family(resolving, file, family):
         for service in targets:
+            if service.protocol in WITHOUT_PORTS and subscriber.addressing == "nat" and family == 4:
+                what = f"{subscriber.name} shares an address, and {service.protocol} has no ports to tell lines apart by"
+                resolving.add(where, what, "leave them out here, or give the line an address of its own")
+                continue
             needed = None
             if file.probe == "handshake" and service.name not in resolving.network.open_services:
                 needed = registration(resolving, subscriber, service.name).name

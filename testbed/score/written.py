@@ -23,6 +23,7 @@ _PLAIN = {
     "https": bytes((0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01)),
     "voice": bytes(12),
 }
+_GRE_0 = bytes((0, 0, 0x88, 0xB5)) + bytes(5)  # RFC 2784 section 2.1: version 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +75,5 @@ def first_packet(flow: FlowRecord) -> Packet:
 
 def _payload(flow: FlowRecord) -> bytes:
     if flow.transport == "gre":
-        return PPTP_GRE
+        return _GRE_0 if flow.protocol == "gre-0" else PPTP_GRE
     return first_bytes(flow.protocol, flow.transport) or _PLAIN.get(flow.probe, bytes(8))

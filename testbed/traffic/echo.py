@@ -22,7 +22,7 @@ class _Echoed(Protocol):
     def echoed(self) -> None: ...
 
 
-class _SharedSocket:
+class SharedSocket:
     """A socket of one host whose answers find their attempts by a number."""
 
     def __init__(self, host: Host, family: int, kind: int, protocol: int = 0) -> None:
@@ -30,6 +30,9 @@ class _SharedSocket:
         with host.inside():
             self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
+
+    def expect(self, number: int, attempt: _Echoed) -> None:
+        self._waiting[number] = attempt
 
     def forget(self, number: int) -> None:
         self._waiting.pop(number, None)
@@ -52,7 +55,7 @@ class _SharedSocket:
         raise NotImplementedError
 
 
-class IcmpSocket(_SharedSocket):
+class IcmpSocket(SharedSocket):
     """The raw ICMP socket of one host and family. Echo identifiers stay inside the host's port block, if it has one,
     so that carrier-grade NAT keeps them (RFC 5508 §4.1) and a witness can name the attempt."""
 
@@ -106,7 +109,7 @@ class IcmpAttempt(Attempt):
         self._shared.forget(self.src_port)
 
 
-class TunnelSocket(_SharedSocket):
+class TunnelSocket(SharedSocket):
     """The echo socket inside one tunnel. Unbound, so it survives the tunnel's interface going away and coming back."""
 
     def __init__(self, host: Host, address: str, port: int) -> None:

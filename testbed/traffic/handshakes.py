@@ -28,6 +28,7 @@ PROBES = {
     "esp": ("esp", 0),
     "ah": ("ah", 0),
     "gre": ("gre", 0),
+    "gre-0": ("gre-0", 0),
 }
 
 
