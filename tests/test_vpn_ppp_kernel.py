@@ -65,11 +65,6 @@ def test_a_broken_enforcer_fails_it(tmp_path, mode):
     assert play(tmp_path, enforcer=enforcer).outcome == "failed"
 
 
-def test_the_bpf_dataplane_passes_it_too(tmp_path):
-    enforcer = f"{sys.executable} -m tests.other_dataplane bpf"
-    assert play(tmp_path, enforcer=enforcer).outcome == "passed"
-
-
 @pytest.mark.skipif(Path("/dev/ppp").exists(), reason="this kernel has PPP")
 def test_in_namespaces_of_a_kernel_without_ppp_it_is_refused_with_the_reason(tmp_path):
     result = play(tmp_path, clock="real")
