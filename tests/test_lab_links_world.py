@@ -22,7 +22,7 @@ from testbed.lab.holder_process import HolderDied
 from testbed.lab.links import Links, LinksUnavailable
 from testbed.lab.nat import start_nat
 from testbed.lab.netlink_qdisc import qdiscs
-from testbed.plan.plan import Link, Nat, Plan
+from testbed.plan.plan import Link, Nat, Plan, Tolerances
 from tests.small_plan import small_plan
 
 pytestmark = pytest.mark.world
@@ -146,7 +146,9 @@ def test_jitter_keeps_the_order(tmp_path: Path):
 
 
 def test_loss_is_the_share_asked_for_and_can_be_ended(tmp_path: Path):
-    with running(shaped(cable={"loss_ratio": 0.2}), tmp_path) as (lab, links):
+    # Delays are not what this is about, and a fifth of few probes says little of them on a busy machine.
+    patient = replace(shaped(cable={"loss_ratio": 0.2}), tolerances=Tolerances(delay_floor_ns=50_000_000))
+    with running(patient, tmp_path) as (lab, links):
         rows = {(row.direction, row.figure): row for row in calibrate(lab, links)}
         assert rows["ab", "loss"].samples == 300
         assert links.counters()["links"]["cable/ab"]["lost"] > 0
