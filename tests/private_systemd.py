@@ -41,8 +41,8 @@ ln -s pts/ptmx /run/dev/ptmx
 mount --bind /run/dev /dev
 mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
 for folder in etc var usr/local opt; do
-    mkdir -p /run/over/$folder /run/work/$folder
-    mount -t overlay -o lowerdir=/$folder,upperdir=/run/over/$folder,workdir=/run/work/$folder overlay /$folder
+    mkdir -p /run/upper/$folder /run/scratch/$folder
+    mount -t overlay -o lowerdir=/$folder,upperdir=/run/upper/$folder,workdir=/run/scratch/$folder overlay /$folder
 done
 mount -t tmpfs tmpfs /etc/systemd/system
 mkdir -p /run/units /opt/python /opt/source
