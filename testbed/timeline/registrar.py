@@ -22,18 +22,6 @@ from testbed.lab.daemons import end_programs
 from testbed.plan.plan import Plan, Registration
 from testbed.timeline.http_inside import HttpFailed, request_bytes, request_json
 
-PORTAL_ACTIONS = (
-    "apply",
-    "verify",
-    "refuse-verify",
-    "approve",
-    "reject",
-    "revoke",
-    "suspend",
-    "renew",
-    "complain",
-)
-
 _FILES = Path("/run/registry")  # in the world's private /run
 _LONG_NS = 10 * 365 * 86_400 * 10**9
 _LOOK_S = 0.05

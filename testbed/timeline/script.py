@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Any
 
 from testbed.plan.plan import Event, Tunnel
+from testbed.plan.script_actions import PORTAL
 from testbed.records import EventRecord
 from testbed.timeline.http_inside import HttpFailed
-from testbed.timeline.registrar import PORTAL_ACTIONS
 from testbed.timeline.stage import Stage
 from testbed.timeline.tunnels import TunnelRunner
 
@@ -112,14 +112,14 @@ class Script:
                 stage.registrar.wait_for, event.action, args["registration"], since_ns
             ):
                 self._ledger(record)
-        elif event.action in PORTAL_ACTIONS:
-            for record in await asyncio.to_thread(stage.registrar.act, event.action, args["registration"]):
-                self._ledger(record)
         elif event.action == "change-address-form":
             prefixes = stage.prefixes_now(args["registration"])
             for record in await asyncio.to_thread(
                 stage.registrar.change_address, args["registration"], prefixes
             ):
+                self._ledger(record)
+        elif event.action in PORTAL:
+            for record in await asyncio.to_thread(stage.registrar.act, event.action, args["registration"]):
                 self._ledger(record)
         elif event.action == "change-address":
             public4, public6 = await asyncio.to_thread(stage.change_address, args["subscriber"])
