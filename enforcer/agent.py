@@ -51,7 +51,7 @@ class Agent:
     ) -> None:
         self.config, self.policy, self.dataplane = config, policy, dataplane
         self.audit, self.clock = audit, clock or Clock()
-        self.feed = Feed(config.feed_url)
+        self.feed = Feed(config.feed_url, within_s=config.feed_within_s, least_bps=config.feed_least_bps)
         knowledge = Knowledge(policy.match)
         kind = "would-block" if policy.mode == "observe" or policy.action == "observe" else "block"
         self.enforced = Enforced(policy, dataplane, knowledge)
@@ -228,7 +228,7 @@ class Agent:
         self._note_waiting(boot_ns)
         failure = self.policy.on_failure
         if boot_ns - self.answered_ns > failure.registry_unreachable_after_ns:
-            self.failures.begin("registry-unreachable")
+            self.failures.begin("registry-unreachable", self.feed.begun or self.unreachable)
         age_ns = now_ns - self.intake.issued_ns
         if (
             self.allowlist is not None

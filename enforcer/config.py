@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from enforcer.audit import MOST_FILE_BYTES, MOST_FILES, MOST_LINES
-from enforcer.filemodel import Duration, FileModel, shaped, validate
+from enforcer.filemodel import Duration, FileModel, Rate, shaped, validate
+from enforcer.follow import LEAST_BPS, WITHIN_S
 from enforcer.policy import renamed
 from enforcer.privacy import load_key
 from enforcer.yamlfile import Document, FileError, Problem, read
@@ -44,6 +45,8 @@ class Config:
     audit_lines: int = MOST_LINES
     audit_key: Path | None = None
     look_ns: int = 1_000_000_000
+    feed_within_s: float = WITHIN_S
+    feed_least_bps: int = LEAST_BPS
 
     @property
     def is_watchful(self) -> bool:
@@ -58,6 +61,10 @@ class FeedFile(FileModel):
     """File with the registry's public key (64 hexadecimal digits)."""
     poll: Duration = 1_000_000_000
     """How long to wait before asking again when the registry does not answer."""
+    within: Annotated[Duration, Field(ge=100_000_000, le=3_600_000_000_000)] = round(WITHIN_S * 1e9)
+    """How long an answer of the registry, once begun, may take besides the time its bytes take at least-rate."""
+    least_rate: Annotated[Rate, Field(ge=1000)] = LEAST_BPS
+    """How fast a long answer must come at least; a list of a million entries has 310 MB."""
 
 
 class ConfigFile(FileModel):
@@ -140,6 +147,8 @@ def load_config(path: Path) -> Config:
         audit_lines=model.audit_lines,
         audit_key=folder / model.audit_key if model.audit_key else None,
         look_ns=max(model.look, _LEAST_LOOK_NS),
+        feed_within_s=model.feed.within / 1e9,
+        feed_least_bps=model.feed.least_rate,
     )
 
 

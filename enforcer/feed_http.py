@@ -1,4 +1,4 @@
-"""HTTP/1.1 for one follower of a feed: one connection, kept while it lasts; answers whole, or as their parts come.
+"""HTTP/1.1 for one follower of a feed: one connection, kept while it lasts; answers whole, or as their parts come, and each in time.
 
 Small, because it is what an idle enforcer does all day: a part of a running answer costs one system call.
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -19,7 +19,28 @@ _HEAD_BYTES, _PIECE_BYTES = 1 << 16, 1 << 18
 
 
 class HttpError(Exception):
-    """No answer, or none that is HTTP; the text says how, in the system's words where it has some."""
+    """No answer, or none that is HTTP; the text says how, in the system's words where it has some.
+
+    word: "silent" (nothing came in time), "slow" (something did, but too little), "long" (too much), "broken" (all else).
+    """
+
+    def __init__(self, text: str, word: str = "broken") -> None:
+        super().__init__(text)
+        self.word = word
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an answer may take. Whoever sends a byte now and then is not waited for longer than whoever sends none.
+
+    due_s: from the question to the answer's head, and then between two parts of it. within_s: from the head to the end, besides
+    the time that its bytes take at least_bps. by_line: that holds for each line of the answer; between two of them, due_s does.
+    """
+
+    due_s: float
+    within_s: float = 10.0
+    least_bps: int = 1_000_000
+    by_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +62,19 @@ class Http:
         self._named = parts.netloc.rpartition("@")[2]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._path = ""
+        self._waiting: _Waiting | None = None
 
     async def get(
         self,
         path: str,
         query: dict[str, object],
-        read_s: float,
+        pace: Pace,
         headers: dict[str, str] | None = None,
         most_bytes: int | None = None,
     ) -> tuple[Head, bytes]:
-        """The whole answer. read_s: how long each part of it may let wait. Raises HttpError, also when it has more than most_bytes."""
-        async with contextlib.aclosing(self.parts(path, query, read_s, headers)) as found:
+        """The whole answer. Raises HttpError, also when it has more than most_bytes."""
+        async with contextlib.aclosing(self.parts(path, query, pace, headers)) as found:
             head, pieces, left = None, [], most_bytes
             async for part in found:
                 if isinstance(part, Head):
@@ -60,35 +83,51 @@ class Http:
                 pieces.append(part)
                 left = None if left is None else left - len(part)
                 if left is not None and left < 0:
-                    raise HttpError(
-                        f"{self._url}{path}: the answer goes on after {most_bytes} bytes; no more are read"
-                    )
+                    told = f"the answer goes on after {most_bytes} bytes; no more are read"
+                    raise HttpError(f"{self._url}{path}: {told}", "long")
         assert head is not None
         return head, b"".join(pieces)
 
     async def parts(
-        self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str] | None = None
+        self, path: str, query: dict[str, object], pace: Pace, headers: dict[str, str] | None = None
     ) -> AsyncGenerator[Head | bytes, None]:
         """First the head, then the body as it comes. Left before its end, the connection is closed. Raises HttpError."""
         is_whole = False
+        self._loop = asyncio.get_running_loop()
+        self._path, self._waiting = path, (waiting := _Waiting(pace, self._loop.time))
         try:
-            head = await self._ask(path, query, read_s, headers or {})
+            head = await self._ask(path, query, headers or {})
             yield head
-            async for piece in self._body(head, read_s):
+            async for piece in self._body(head):
+                waiting.note(piece)
                 yield piece
+                waiting.go_on()
             is_whole = head.headers.get("connection", "").lower() != "close"
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise HttpError(f"{self._url}{path}: {_reason(error)}") from error
+            word, reason = "broken", _reason(error)
+            if isinstance(error, TimeoutError) and not error.errno:
+                word, reason = waiting.told()
+            raise HttpError(f"{self._url}{path}: {reason}", word) from error
         finally:
+            self._waiting = None
             if not is_whole:
                 self.close()
+
+    @property
+    def begun(self) -> str:
+        """What of an answer (or of a line of it) has come while the rest is waited for; "" when nothing has."""
+        return (
+            f"{self._url}{self._path}: {self._waiting.came()}"
+            if self._waiting and self._waiting.came()
+            else ""
+        )
 
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
-    async def _ask(self, path: str, query: dict[str, object], read_s: float, headers: dict[str, str]) -> Head:
+    async def _ask(self, path: str, query: dict[str, object], headers: dict[str, str]) -> Head:
         words = {"host": self._named, "accept": "*/*", "user-agent": "allowlist-enforcer", **headers}
         target = f"{self._base}{path}" + (f"?{urlencode(query)}" if query else "")
         request = f"GET {target} HTTP/1.1\r\n" + "".join(
@@ -96,52 +135,54 @@ class Http:
         )
         is_kept = self._streams is not None
         try:
-            return await self._exchange(request.encode() + b"\r\n", read_s)
+            return await self._exchange(request.encode() + b"\r\n")
         except (ConnectionError, EOFError):
             if not is_kept:
                 raise
         self.close()  # the server had ended a connection that was kept: that is no answer to this question
-        return await self._exchange(request.encode() + b"\r\n", read_s)
+        return await self._exchange(request.encode() + b"\r\n")
 
-    async def _exchange(self, request: bytes, read_s: float) -> Head:
+    async def _exchange(self, request: bytes) -> Head:
+        assert self._waiting is not None
         if self._streams is None:
-            self._loop = asyncio.get_running_loop()
             context = ssl.create_default_context() if self._is_tls else None
             async with asyncio.timeout(_CONNECT_S):
                 self._streams = await asyncio.open_connection(
                     self._host, self._port, ssl=context, limit=_HEAD_BYTES
                 )
         reader, writer = self._streams
+        self._waiting.ask()
         writer.write(request)
         while True:
-            head = _head(await self._in_time(reader.readuntil(b"\r\n\r\n"), read_s))
+            head = _head(await self._in_time(reader.readuntil(b"\r\n\r\n")))
             if head.status >= 200:  # 1xx: there is more to come
+                self._waiting.begin()
                 return head
 
-    async def _body(self, head: Head, read_s: float) -> AsyncIterator[bytes]:
+    async def _body(self, head: Head) -> AsyncIterator[bytes]:
         if head.status in (204, 304):
             return
         if head.headers.get("transfer-encoding", "").lower() == "chunked":
-            while left := int((await self._line(read_s)).partition(b";")[0].strip(), 16):
-                async for piece in self._bytes(left, read_s):
+            while left := int((await self._line()).partition(b";")[0].strip(), 16):
+                async for piece in self._bytes(left):
                     yield piece
-                await self._line(read_s)
-            while await self._line(read_s):
+                await self._line()
+            while await self._line():
                 """Trailers."""
             return
         length = int(head.headers.get("content-length", "-1"))
-        async for piece in self._bytes(length, read_s):
+        async for piece in self._bytes(length):
             yield piece
         if length < 0:  # the server closes at the end
             self.close()
 
-    async def _bytes(self, length: int, read_s: float) -> AsyncIterator[bytes]:
+    async def _bytes(self, length: int) -> AsyncIterator[bytes]:
         """So many of them, or all to the end of the connection when length is negative."""
         assert self._streams is not None
         reader, left = self._streams[0], length
         while left:
             wanted = _PIECE_BYTES if length < 0 else min(left, _PIECE_BYTES)
-            piece = await self._in_time(reader.read(wanted), read_s)
+            piece = await self._in_time(reader.read(wanted))
             if piece:
                 yield piece
             elif length < 0:
@@ -150,34 +191,92 @@ class Http:
                 raise EOFError
             left -= len(piece) if length > 0 else 0
 
-    async def _line(self, read_s: float) -> bytes:
+    async def _line(self) -> bytes:
         assert self._streams is not None
-        return (await self._in_time(self._streams[0].readuntil(b"\r\n"), read_s))[:-2]
+        return (await self._in_time(self._streams[0].readuntil(b"\r\n")))[:-2]
 
-    async def _in_time(self, reading: Coroutine[Any, Any, bytes], read_s: float) -> bytes:
+    async def _in_time(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
         """asyncio.timeout asks the kernel for the process's id six times; a sign of life would cost more in them than in itself."""
-        assert self._streams is not None
-        transport, is_late = self._streams[1].transport, False
+        assert self._streams is not None and self._waiting is not None and self._loop is not None
+        transport, waiting = self._streams[1].transport, self._waiting
 
         def end() -> None:
-            nonlocal is_late
-            is_late = True
+            waiting.is_late = True  # also for the read after this one, if a part came in the same moment
             transport.abort()
 
-        loop = self._loop
-        assert loop is not None
-        timer = loop.call_at(loop.time() + read_s, end)
+        timer = self._loop.call_at(waiting.until_s, end)
         try:
             data = await reading
         except (EOFError, ConnectionError):
-            if is_late:
+            if waiting.is_late:
                 raise TimeoutError from None
             raise
         finally:
             timer.cancel()
-        if is_late and not data:
+        if waiting.is_late and not data:
             raise TimeoutError
         return data
+
+
+class _Waiting:
+    """Until when the next part of an answer must be there, by the loop's clock."""
+
+    def __init__(self, pace: Pace, now_s: Callable[[], float]) -> None:
+        self._pace, self._now_s = pace, now_s
+        self._bytes = 0  # of the answer, or of the line that has begun
+        self.is_late = False
+        self.ask()
+
+    def ask(self) -> None:
+        self._begun_s: float | None = None
+        self._heard_s = self._now_s()
+
+    def begin(self) -> None:
+        """The head is there."""
+        self._heard_s = self._now_s()
+        if not self._pace.by_line:
+            self._begun_s = self._heard_s
+
+    def note(self, piece: bytes) -> None:
+        self._heard_s = self._now_s()
+        self._bytes += len(piece)
+        if not self._pace.by_line:
+            return
+        rest = len(piece) - 1 - piece.rfind(b"\n")
+        if rest < len(piece):  # a line ends here
+            self._begun_s, self._bytes = None, rest
+        if rest and self._begun_s is None:
+            self._begun_s = self._heard_s
+
+    def go_on(self) -> None:
+        """What whoever reads did with the last part is not the sender's time."""
+        spent_s = self._now_s() - self._heard_s
+        self._heard_s += spent_s
+        if self._begun_s is not None:
+            self._begun_s += spent_s
+
+    @property
+    def until_s(self) -> float:
+        silent_s = self._heard_s + self._pace.due_s
+        return silent_s if self._begun_s is None else min(silent_s, self._slow_s(self._begun_s))
+
+    def told(self) -> tuple[str, str]:
+        """What is to be said when it is too late: a word and a sentence."""
+        if self._begun_s is None or self._slow_s(self._begun_s) > self._heard_s + self._pace.due_s:
+            return "silent", "no answer in time"
+        return "slow", f"{self.came()} are too few; no more are waited for"
+
+    def came(self) -> str:
+        """Such as: 7 bytes of the answer in 4.2 s."""
+        if self._begun_s is None:
+            return ""
+        what = "a line of the answer" if self._pace.by_line else "the answer"
+        return (
+            f"{self._bytes} byte{'s' * (self._bytes != 1)} of {what} in {self._now_s() - self._begun_s:.1f} s"
+        )
+
+    def _slow_s(self, begun_s: float) -> float:
+        return begun_s + self._pace.within_s + 8 * self._bytes / self._pace.least_bps
 
 
 def _head(data: bytes) -> Head:

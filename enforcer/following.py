@@ -50,7 +50,7 @@ class Follower:
             try:
                 was_useful = await self._ask()
             except Unreachable as error:
-                self.unreachable(str(error))
+                self._count(error)
                 was_useful = False
             if not was_useful:
                 await asyncio.sleep(self.config.poll_ns / 1e9)
@@ -140,6 +140,15 @@ class Follower:
         self.answered()
         if self.feed.announced != self._keys_seen:
             announced = self.feed.announced
-            with contextlib.suppress(NotOffered):
+            try:
                 self.intake.learn_keys(await self.feed.rolls())
+            except NotOffered:
+                pass
+            except Unreachable as error:  # what was answered counts all the same
+                self._count(error)
+                return
             self._keys_seen = announced
+
+    def _count(self, error: Unreachable) -> None:
+        self.feed.unanswered[error.word] += 1
+        self.unreachable(str(error))

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from enforcer.conditions import CONDITIONS
 from enforcer.decide import REASONS
+from enforcer.follow import WHYS
 
 _STOPPING = ("unregistered", "revoked", "fail-closed")
 
@@ -107,6 +108,12 @@ class _Once(Collector):
         for word, count in sorted(status["refused"].items()):
             refused.add_metric([word], count)
         yield refused
+        unanswered = CounterMetricFamily(
+            "allowlist_unanswered_questions", "Questions the registry did not answer.", labels=["why"]
+        )
+        for why in WHYS:
+            unanswered.add_metric([why], status["unanswered"].get(why, 0))
+        yield unanswered
         for name, text, key in (
             ("reports", "Stopped packets the kernel reported.", "reports"),
             ("reports_lost", "Reports that nobody read in time.", "reports_lost"),

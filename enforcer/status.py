@@ -15,7 +15,10 @@ _S = 1_000_000_000
 
 
 def status(agent: Agent) -> dict[str, Any]:
-    """JSON-ready. Ages in seconds; issued_age_s: since the newest message was signed; answered_age_s: since the registry answered."""
+    """JSON-ready. Ages in seconds; issued_age_s: since the newest message was signed; answered_age_s: since the registry answered.
+
+    waits_for: why it did not, or what of an answer has come. unanswered: questions without an answer, by enforcer.follow.WHYS.
+    """
     now_ns, boot_ns, intake = agent.clock.now_ns(), agent.clock.since_boot_ns(), agent.intake
     room = kernel_counts.conntrack_room() if agent.dataplane.name != "bpf" else None
     return {
@@ -30,6 +33,8 @@ def status(agent: Agent) -> dict[str, Any]:
         "last_load_s": round(intake.last_load_ns / _S, 6) if intake.last_load_ns else None,
         "issued_age_s": round((now_ns - intake.issued_ns) / _S, 1) if intake.issued_ns else None,
         "answered_age_s": round((boot_ns - agent.answered_ns) / _S, 1),
+        "unanswered": dict(agent.feed.unanswered),
+        "waits_for": agent.feed.begun or agent.unreachable or None,
         "failures": dict(agent.conditions.lasting),
         "failure_counts": {name: count for name, count in agent.conditions.times.items() if count},
         "fallback": agent.conditions.fallback,
@@ -68,7 +73,7 @@ def render(found: dict[str, Any]) -> str:
             f"{serial}, {found['entries']} entr{'y' if found['entries'] == 1 else 'ies'}, {found['loaded']} valid now",
         ),
         ("signed", f"{_age(found['issued_age_s'])} ago" if found["issued_age_s"] is not None else "never"),
-        ("registry", f"answered {_age(found['answered_age_s'])} ago"),
+        ("registry", f"answered {_age(found['answered_age_s'])} ago" + _waiting(found)),
         (
             "last change",
             "none" if found["last_load_s"] is None else f"took {found['last_load_s'] * 1000:.3g} ms",
@@ -90,6 +95,11 @@ def render(found: dict[str, Any]) -> str:
         for name, count in found["counters"].items()
     ]
     return "\n".join(lines if found["counters"] else [*lines, "  none yet"])
+
+
+def _waiting(found: dict[str, Any]) -> str:
+    why = f"; {found['waits_for']}" if found["waits_for"] else ""
+    return why + (f" (unanswered so far: {_pairs(found['unanswered'])})" if found["unanswered"] else "")
 
 
 def _age(seconds: float) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enforcer import kernel_counts
+from enforcer.control import ask
 from enforcer.dataplanes.netlink import SUBSYSTEM_CONNTRACK, Netfilter, attribute
 from tests.failure_bench import Bench
 from tests.failure_streams import flood
@@ -29,6 +30,25 @@ def lie(mode: str) -> Step:
 
 def honest(bench: Bench) -> None:
     bench.proxy.mode = "honest"
+
+
+def listen(bench: Bench) -> None:
+    """Until the agent listens to the registry's lines: the proxy offers them, whereas it keeps the registry's own offer back."""
+    bench.proxy.offers_lines = True
+    bench.wait_for(lambda: bench.proxy.listeners)
+
+
+def dripping_is_named(bench: Bench) -> None:
+    """In the status, as a metric, and in the audit."""
+    found = bench.status()
+    assert found and found["unanswered"]["slow"], found
+    assert 'allowlist_unanswered_questions_total{why="slow"}' in ask(bench.socket, "metrics", timeout_s=5)
+    begun = [
+        line
+        for line in bench.lines("failure")
+        if (line["condition"], line["state"]) == ("registry-unreachable", "begun")
+    ]
+    assert begun and "of the answer in" in begun[-1]["text"], begun
 
 
 def kill(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from tests.failure_feed import Proxy
 
 S = 1_000_000_000
 REGISTRY_PORT, PROXY_PORT = 8080, 8090
+FEED = {"url": f"http://127.0.0.1:{PROXY_PORT}/feed", "key": "feed.pub", "poll": "100ms"}
 SEEDED = 20  # registrations; the first is LINE's
 # Nothing but what a row breaks: long before anything else counts.
 CALM = {
@@ -63,11 +64,7 @@ class Bench:
                 {
                     "policy": "test.policy.yaml",
                     "dataplane": dataplane,
-                    "feed": {
-                        "url": f"http://127.0.0.1:{PROXY_PORT}/feed",
-                        "key": "feed.pub",
-                        "poll": "100ms",
-                    },
+                    "feed": FEED,
                     "state": "disk/state",
                     "audit": "disk/audit.jsonl",
                     "control": str(self.socket),

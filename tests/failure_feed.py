@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -17,7 +18,8 @@ _THIEF = Ed25519PrivateKey.from_private_bytes(b"t" * 32)
 
 class Proxy:
     """mode: "honest", "silent" (connections are closed), "hanging", "old" (what was recorded when the mode was set, for ever),
-    "replayed" (the first snapshot ever seen), "empty", "truncated", "forged" (signed anew by somebody else).
+    "replayed" (the first snapshot ever seen), "empty", "truncated", "forged" (signed anew by somebody else), "dripping" (an answer, or a
+    line for whoever listens, a byte each tenth of a second; a connection that has begun so goes on so, whatever the mode is then).
 
     Make it inside the network namespace in which it is to listen and ask.
     """
@@ -25,6 +27,8 @@ class Proxy:
     def __init__(self, port: int, registry_port: int) -> None:
         self.mode = "honest"
         self.asked = 0
+        self.listeners = 0
+        self.offers_lines = self._is_over = False
         self.first: bytes = b""
         self._last: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self._registry_port = registry_port
@@ -45,17 +49,26 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        self.mode = "silent"
+        self.mode, self._is_over = "silent", True
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         kind = handler.path.partition("?")[0].rpartition("/")[2]
+        if self.mode == "dripping":
+            self._drip(handler, "sign=" in handler.path)
+            return
+        if self.mode == "honest" and "sign=" in handler.path:
+            self._stream(handler)
+            return
         began = self.mode
         answer = self._ask(handler) if began in ("honest", "forged", "truncated") else (204, {}, b"")
         if self.mode != began:  # whatever was waited for, it is too late to say it
             answer = (204, {}, b"") if self.mode in ("honest", "old") else answer
         mode = self.mode
+        if mode == "dripping":
+            self._drip(handler, "sign=" in handler.path)
+            return
         if mode == "silent" or answer is None:
             handler.close_connection = True
             return
@@ -85,6 +98,8 @@ class Proxy:
             status, headers = 200, {}
             time.sleep(0.05)
         handler.send_response(status)
+        if self.offers_lines:
+            headers = headers | {"feed-lines": "1"}
         for name, value in headers.items():
             handler.send_header(name, value)
         if status not in (204, 304):
@@ -92,6 +107,36 @@ class Proxy:
         handler.end_headers()
         if status not in (204, 304):
             handler.wfile.write(body)
+
+    def _drip(self, handler: BaseHTTPRequestHandler, is_listened_to: bool) -> None:
+        handler.send_response(200)
+        if self.offers_lines:
+            handler.send_header("feed-lines", "1")
+        handler.end_headers()
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"standing " if is_listened_to else b"{")
+            while not self._is_over:
+                handler.wfile.write(b" ")
+                time.sleep(0.1)
+
+    def _stream(self, handler: BaseHTTPRequestHandler) -> None:
+        """The registry's lines as they come, as long as the proxy is honest."""
+        handler.close_connection = True
+        asking = http.client.HTTPConnection("127.0.0.1", self._registry_port, timeout=15)
+        try:
+            asking.request("GET", handler.path)
+            response = asking.getresponse()
+            handler.send_response(response.status)
+            handler.send_header("feed-lines", "1")
+            handler.end_headers()
+            self.listeners += 1
+            while self.mode == "honest" and (piece := response.read1()):
+                handler.wfile.write(piece)
+        except (OSError, http.client.HTTPException):
+            return
+        finally:
+            asking.close()
 
     def _ask(self, handler: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes] | None:
         asking = http.client.HTTPConnection("127.0.0.1", self._registry_port, timeout=15)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests import failure_acts as act
 from tests.failure_acts import Step
-from tests.failure_bench import S
+from tests.failure_bench import FEED, S
 from tests.failure_streams import CLOSED, OPEN, REGIMES, RIGHT, everybody
 
 ALL = ("nft", "bpf", "nfqueue")
@@ -117,6 +117,21 @@ ROWS = [
         settings=("keep", "block"),
         also={"registry_unreachable_after_ns": 2 * S},
         settle_s=4.5,
+    ),
+    *(
+        feed_row(
+            name,
+            "dripping",
+            "registry-unreachable",
+            "registry_unreachable",
+            settings=("keep", "block"),
+            also={"registry_unreachable_after_ns": 2 * S},
+            prepare=prepare,
+            config={"feed": FEED | {"within": "1s"}},
+            settle_s=4.5,
+            check=act.dripping_is_named,
+        )
+        for name, prepare in (("feed dripping", lambda bench: None), ("feed's lines dripping", act.listen))
     ),
     feed_row(
         "feed stale", "old", "feed-stale", "feed_stale", also={"feed_stale_after_ns": 2 * S}, settle_s=4.0

@@ -9,7 +9,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from enforcer.feed_http import Http
+from enforcer.feed_http import Http, Pace
 from enforcer.follow import Feed, Line, SerialUnknown, Unreachable
 from enforcer.registry.feed import verify, verify_standing
 from enforcer.registry.feed_calls import FeedCalls
@@ -110,7 +110,7 @@ def whole(*answers: bytes) -> list[bytes]:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         http = Http(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/feed")
-        bodies = [(await http.get("/x", {}, 2.0))[1] for _ in answers]
+        bodies = [(await http.get("/x", {}, Pace(2.0)))[1] for _ in answers]
         http.close()
         server.close()
         return bodies
