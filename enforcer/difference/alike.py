@@ -8,22 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
-from enforcer.cells import ANY, ANY_PORTLESS, PORTLESS
-from enforcer.difference.items import (
-    Both,
-    Crowd,
-    Item,
-    Traits,
-    is_joined,
-    ports_of,
-    region_of,
-)
-from enforcer.difference.prefixes import WHOLE
+from enforcer.difference.items import Both, Crowd, Item, is_joined, region_of
+from enforcer.difference.prefixes import WHOLE, Prefix
 from enforcer.difference.sides import Region, Side, judge_alike
+from enforcer.difference.taking import taken
 from enforcer.difference.touch import Touch
 from enforcer.policy import Match
 
@@ -59,12 +50,13 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     # Whoever is near something else than whole lists goes the general way, with all that it is near.
     bound = touch.holding(active)
     # Where the two compare different things, whoever shares what one of them compares is bound already.
-    equal = {} if is_joined(old, new) else _equal(items)
+    equal = {} if is_joined(old, new) else _equal(items, *touch.shared)
+    matches = (old.policy.match, new.policy.match)
     patterns: dict[Item, object] = {}
     for some in equal.values():
         for item in some:
             if item in is_active and item not in bound:
-                found = _pattern(item, some, items, old, new)
+                found = _pattern(item, some, items, matches, touch.relation.may_turn)
                 if found is None:
                     bound.add(item)
                 elif found:
@@ -99,14 +91,16 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     return Division(own, _crowds(old, new, items, local), alike)
 
 
-def _equal(items: dict[Item, Both]) -> dict[Region, list[Item]]:
-    """Items with the same rectangle, where there are several."""
-    counts = Counter(map(_REGION, items))
-    found: dict[Region, list[Item]] = {region: [] for region, count in counts.items() if count > 1}
-    for item in items if found else ():
-        some = found.get(item[1:])
-        if some is not None:
-            some.append(item)
+def _equal(items: dict[Item, Both], lines: set[Prefix], endpoints: set[Prefix]) -> dict[Region, list[Item]]:
+    """Items with the same rectangle, where there are several: theirs are among the lines and endpoints that several items have."""
+    lines, endpoints = lines | {WHOLE}, endpoints | {WHOLE}
+    some = [item for item in items if item[1] in lines and item[2] in endpoints]
+    counts = Counter(map(_REGION, some))
+    found: dict[Region, list[Item]] = {}
+    for item in some:
+        region = item[1:]
+        if counts[region] > 1:
+            found.setdefault(region, []).append(item)
     return found
 
 
@@ -150,16 +144,16 @@ class _Alone:
         )
 
 
-def _pattern(item: Item, some: list[Item], items: dict[Item, Both], old: Side, new: Side) -> object:
-    """What those with the same rectangle take away from one of them; None when it is to be told who they are."""
+def _pattern(
+    item: Item, some: list[Item], items: dict[Item, Both], matches: tuple[Match, Match], may_turn: bool
+) -> object:
+    """What those with the same rectangle take away from one of them; None when it is to be told who they are.
+
+    may_turn: what is taken for one protocol before may be taken for another one after.
+    """
     mine = items[item]
-    taken: list[frozenset] = []
-    # What is taken for one protocol before may be taken for another one after.
-    may_turn = any(
-        getattr(old.policy, name) != getattr(new.policy, name)
-        for name in ("governs", "recognise_by", "named_endpoints")
-    )
-    for side, match in ((0, old.policy.match), (1, new.policy.match)):
+    taken_away: list[frozenset] = []
+    for side, match in enumerate(matches):
         own = mine[side]
         if own is None:
             continue
@@ -172,41 +166,9 @@ def _pattern(item: Item, some: list[Item], items: dict[Item, Both], old: Side, n
                 if side == 0 and other_side == 1 and mine[1] is None:
                     return None  # it ended, and others may cover what it named
                 before = None if side != other_side else other[0] < item[0]
-                found |= _taken(own, its, match, before, side != other_side and may_turn)
-            taken.append(frozenset(found))
-    return tuple(taken) if any(taken) else ()
-
-
-@lru_cache(maxsize=1 << 16)
-def _taken(
-    own: Traits, other: Traits, match: Match, is_before: bool | None, may_turn: bool
-) -> frozenset[tuple[str, int, int]]:
-    """(kind, own port, port that is taken away): of the same rectangle, by one with a lower number or not; None: whatever its rank.
-
-    may_turn: also by what is looked up under other kinds.
-    """
-    found = set()
-    theirs = ports_of(other, match)
-    for kind, port in ports_of(own, match):
-        for its_kind, its_port in theirs:
-            common = f"{kind} {its_kind}" if may_turn else _common_kind(kind, its_kind)
-            if common is None or (port and its_port and port != its_port):
-                continue
-            mine = (port is None, kind in (ANY, ANY_PORTLESS))
-            rank = (its_port is None, its_kind in (ANY, ANY_PORTLESS))
-            if is_before is None or rank < mine or (rank == mine and is_before):
-                found.add((common, port or 0, its_port or 0))
-    return frozenset(found)
-
-
-def _common_kind(one: str, other: str) -> str | None:
-    """The kind of traffic that is looked up under both."""
-    if one == other:
-        return one
-    for kind, any_kind in ((one, other), (other, one)):
-        if any_kind == (ANY_PORTLESS if kind in PORTLESS else ANY) and kind not in (ANY, ANY_PORTLESS):
-            return kind
-    return None
+                found |= taken(own, its, match, before, side != other_side and may_turn)
+            taken_away.append(frozenset(found))
+    return tuple(taken_away) if any(taken_away) else ()
 
 
 def _own(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 from enforcer.difference.cover import Cover, Rect
 from enforcer.difference.items import NOWHERE, Both, Item, is_joined, region_of, shapes_of
 from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, common
 from enforcer.difference.sides import Region, Side, prefixes_of
+from enforcer.difference.spread import Spread
+from enforcer.difference.taking import Relation
+from enforcer.policy import Match
 
+_PAIRS: Match = "subscriber+endpoint"
+_COMPARED: tuple[Match, Match] = ("subscriber", "endpoint")
 _LAST = (1,)  # later than any rank here: overlaps() then gives each one by itself
 
 
@@ -27,20 +30,22 @@ class Touch:
         self._is_joined = is_joined(old, new)
         self._items = items
         self._shapes = shapes = set(shapes_of(old, new))
-        lines, endpoints = _counted(items, self._matches, self._is_joined)
-        self._shared_lines = {prefix for prefix, count in lines.items() if count > 1}
-        self._shared_endpoints = {prefix for prefix, count in endpoints.items() if count > 1}
-        self._nested_lines = nested(lines, self._width)
-        self._nested_endpoints = nested(endpoints, self._width)
-        self._mixed_lines, self._mixed_endpoints = meeting(lines, endpoints, self._width)
-        self._special = [*_special(old, version), *_special(new, version)]
-        narrow = {each for pair in self._special for each in pair if each != WHOLE}
-        self._near_special = (
-            meeting(lines, narrow, self._width)[0] | meeting(endpoints, narrow, self._width)[0]
+        self.relation = Relation(old, new)
+        lines, endpoints = (Spread(each, version) for each in self._listed())
+        self.shared = self._shared_lines, self._shared_endpoints = lines.shared, endpoints.shared
+        self._mixed_lines, self._mixed_endpoints = lines.meeting(endpoints)
+        nested = lines.nested(), endpoints.nested()
+        self._near_endpoints = self._shared_endpoints | nested[1]
+        self._related = (
+            self._of_a_kind(0, nested[0], self._shared_lines),
+            self._of_a_kind(1, nested[1], self._shared_endpoints),
         )
+        self._special = [*_special(old, version), *_special(new, version)]
+        narrow = Spread([each for pair in self._special for each in pair if each != WHOLE], version)
+        self._near_special = lines.meeting(narrow)[0] | endpoints.meeting(narrow)[0]
         named = [item for side in (old, new) for item in side.policy.named_endpoints]
         self._is_cut = any(WHOLE in prefixes_of(item.prefixes, version) for item in named) or (
-            bool(named) and shapes != {"subscriber+endpoint"}
+            bool(named) and shapes != {_PAIRS}
         )
         self._pairs: Cover | None = None
 
@@ -48,16 +53,16 @@ class Touch:
         """Those of the items that holds() says it of. A look at their prefixes tells most of the others apart."""
         if self._is_cut:
             return set(items)
-        lines = self._nested_lines | self._mixed_lines | self._near_special | {NOWHERE}
-        endpoints = self._near_special | {NOWHERE}
-        if self._shapes == {"subscriber+endpoint"}:
+        lines, endpoints = ({prefix for prefix, _ in related} for related in self._related)
+        lines |= self._mixed_lines | self._near_special | {NOWHERE}
+        if self._shapes == {_PAIRS}:
             # Two pairs meet on both sides or not at all: a look at the one side tells enough.
-            lines |= self._shared_lines | {WHOLE}
+            lines.add(WHOLE)
+            endpoints = endpoints if self._is_joined else set()
             endpoints.add(WHOLE)
-        if self._is_joined or self._shapes != {"subscriber+endpoint"}:
-            endpoints |= self._nested_endpoints | self._mixed_endpoints
-        if self._is_joined and "endpoint" in self._matches:
-            endpoints |= self._shared_endpoints
+        if self._is_joined or self._shapes != {_PAIRS}:
+            endpoints |= self._mixed_endpoints
+        endpoints |= self._near_special | {NOWHERE}
         return {item for item in items if (item[1] in lines or item[2] in endpoints) and self.holds(item)}
 
     def holds(self, item: Item) -> bool:
@@ -67,38 +72,39 @@ class Touch:
             return True
         if (line in self._near_special or endpoint in self._near_special) and self._is_special(item):
             return True
+        both = id(self._items[item])
+        is_related = (line, both) in self._related[0], (endpoint, both) in self._related[1]
         if self._shapes == {"subscriber"}:
-            return line in self._nested_lines
+            return is_related[0]
         if self._shapes == {"endpoint"}:
-            return endpoint in self._nested_endpoints
-        if self._shapes == {"subscriber", "endpoint"}:
+            return is_related[1]
+        if len(self._shapes) == 2:
             if line != WHOLE and endpoint == WHOLE:
-                return line in self._nested_lines or line in self._mixed_lines
-            return (
-                endpoint == WHOLE or endpoint in self._nested_endpoints or endpoint in self._mixed_endpoints
-            )
+                return is_related[0] or line in self._mixed_lines
+            return endpoint == WHOLE or is_related[1] or endpoint in self._mixed_endpoints
         if WHOLE in item:
             return True
         is_mixed = line in self._mixed_lines, endpoint in self._mixed_endpoints
-        is_near = (
-            line in self._shared_lines or line in self._nested_lines,
-            endpoint in self._shared_endpoints or endpoint in self._nested_endpoints,
-        )
         if self._is_joined:
-            return any(is_mixed) or is_near[0 if "subscriber" in self._matches else 1]
-        return all(is_mixed) or (all(is_near) and self._meets(item))
+            return any(is_mixed) or is_related[0 if "subscriber" in self._matches else 1]
+        return all(is_mixed) or (is_related[0] and endpoint in self._near_endpoints and self._meets(item))
 
     def near(self, bound: list[Item], others: Iterable[Item]) -> set[Item]:
         """Those of the others that may meet one of the bound, between policies of one match."""
         if not bound:
             return set()
         others = list(others)
-        mine = {item[1] for item in bound}, {item[2] for item in bound}
-        theirs = {item[1] for item in others}, {item[2] for item in others}
-        close = meeting(mine[0], theirs[0], self._width)[1], meeting(mine[1], theirs[1], self._width)[1]
-        turned: tuple[set[Prefix], set[Prefix]] = (set(), set())
-        if self._shapes == {"subscriber+endpoint"}:
-            turned = meeting(mine[1], theirs[0], self._width)[1], meeting(mine[0], theirs[1], self._width)[1]
+        mine, theirs = (
+            [
+                Spread([item[1] for item in some], self._version),
+                Spread([item[2] for item in some], self._version),
+            ]
+            for some in (bound, others)
+        )
+        close = [one.meeting(other)[1] for one, other in zip(mine, theirs, strict=True)]
+        turned: list[set[Prefix]] = [set(), set()]
+        if self._shapes == {_PAIRS}:
+            turned = [one.meeting(other)[1] for one, other in zip(mine[::-1], theirs, strict=True)]
         return {
             item
             for item in others
@@ -106,13 +112,55 @@ class Touch:
             or (item[1] in turned[0] and item[2] in turned[1])
         }
 
+    def _listed(self) -> tuple[list[Prefix], list[Prefix]]:
+        """The line and the endpoint of each item, of those that the policies compare."""
+        items, matches = self._items, self._matches
+        if self._is_joined:
+            return [item[1] for item in items if item[1] != NOWHERE], [
+                item[2] for item in items if item[2] != NOWHERE
+            ]
+        if matches[0] == matches[1]:
+            return (
+                [item[1] for item in items] if matches[0] != "endpoint" else [],
+                [item[2] for item in items] if matches[0] != "subscriber" else [],
+            )
+        by_line = matches.index("subscriber")
+        return (
+            [item[1] for item, both in items.items() if both[by_line] is not None],
+            [item[2] for item, both in items.items() if both[1 - by_line] is not None],
+        )
+
+    def _of_a_kind(self, place: int, nested: set[Prefix], shared: set[Prefix]) -> set[tuple[Prefix, int]]:
+        """Prefixes with the id of an item's Both, where an item with a prefix around it or in it may meet that one.
+
+        place: 0 for lines, 1 for endpoints; nothing for what no policy compares by itself. Between pairs also where another item
+        has the same prefix: elsewhere the two are one rectangle.
+        """
+        are_pairs, are_apart = self._shapes == {_PAIRS}, len(self._shapes) == 2
+        compared = _COMPARED[place]
+        if compared not in self._matches if self._is_joined or not are_pairs else place == 1:
+            return set()
+        side = self._matches.index(compared) if are_apart else 0
+        asked = nested | shared if are_pairs else nested
+        held: dict[Prefix, dict[int, Both]] = {}
+        twice: set[tuple[Prefix, int]] = set()
+        for item, both in self._items.items() if asked else ():
+            prefix = item[1 + place]
+            if prefix in asked and not (are_apart and both[side] is None):
+                its = held.setdefault(prefix, {})
+                if id(both) in its:
+                    twice.add((prefix, id(both)))
+                its[id(both)] = both
+        return _related(held, twice if are_pairs else None, self.relation, self._width)
+
     def _meets(self, item: Item) -> bool:
         """Whether another pair, which is not the same, overlaps it on both sides."""
         if self._pairs is None:
             self._pairs = Cover(self._version)
-            near = self._shared_lines | self._nested_lines, self._shared_endpoints | self._nested_endpoints
             for region in dict.fromkeys(
-                each[1:] for each in self._items if each[1] in near[0] and each[2] in near[1]
+                (line, endpoint)
+                for (_, line, endpoint), both in self._items.items()
+                if (line, id(both)) in self._related[0] and endpoint in self._near_endpoints
             ):
                 self._pairs.add(Rect(*region, 0, (0,), 0))
         overlapping = self._pairs.overlaps(Rect(item[1], item[2], 0, (0,), 0), _LAST)
@@ -129,66 +177,40 @@ class Touch:
         )
 
 
-def nested(prefixes: Iterable[Prefix], width: int) -> set[Prefix]:
-    """Those that contain another one or lie in it."""
-    found: set[Prefix] = set()
-    around: list[tuple[int, Prefix]] = []  # the last address of each that contains the next one, and itself
-    for prefix in sorted(prefixes):
+def _related(
+    held: Mapping[Prefix, Mapping[int, Both]],
+    twice: set[tuple[Prefix, int]] | None,
+    relation: Relation,
+    width: int,
+) -> set[tuple[Prefix, int]]:
+    """Those of the held, by prefix and id, that the relation holds of with one around it or in it. twice: or with the same prefix."""
+    found: set[tuple[Prefix, int]] = set()
+    # What lies around the next one: its last address, itself, and of which in it is known whether they meet any of its own.
+    around: list[tuple[int, Prefix, dict[int, bool]]] = []
+    for prefix in sorted(held):
         while around and around[-1][0] < prefix[0]:
             around.pop()
-        if around:
-            found.add(prefix)
-            found.add(around[-1][1])
-        around.append((_last(prefix, width), prefix))
-    return found
-
-
-def meeting(
-    ones: Collection[Prefix], others: Collection[Prefix], width: int
-) -> tuple[set[Prefix], set[Prefix]]:
-    """Of either those that contain one of the other, lie in it or are the same."""
-    found: tuple[set[Prefix], set[Prefix]] = (set(), set())
-    if not ones or not others:
-        return found
-    # Mostly they are in other parts of the address space.
-    if min(ones)[0] > max(map(partial(_last, width=width), others)) or min(others)[0] > max(
-        map(partial(_last, width=width), ones)
-    ):
-        return found
-    around: tuple[list[tuple[int, Prefix]], list[tuple[int, Prefix]]] = ([], [])
-    for prefix, which in sorted([*((each, 0) for each in ones), *((each, 1) for each in others)]):
-        for some in around:
-            while some and some[-1][0] < prefix[0]:
-                some.pop()
-        if around[1 - which]:
-            found[which].add(prefix)
-            for _, outer in reversed(around[1 - which]):
-                if outer in found[1 - which]:
-                    break
-                found[1 - which].add(outer)
-        around[which].append((_last(prefix, width), prefix))
+        mine = held[prefix]
+        for key, both in mine.items():
+            for _, outer, known in around:
+                if key not in known:
+                    met = [(outer, other) for other, its in held[outer].items() if relation.holds(both, its)]
+                    known[key] = bool(met)
+                    found.update(met)
+                if known[key]:
+                    found.add((prefix, key))
+            if twice is not None and any(
+                relation.holds(both, its)
+                for other, its in mine.items()
+                if other != key or (prefix, key) in twice
+            ):
+                found.add((prefix, key))
+        around.append((_last(prefix, width), prefix, {}))
     return found
 
 
 def _last(prefix: Prefix, width: int) -> int:
     return prefix[0] + (1 << (width - prefix[1])) - 1
-
-
-def _counted(
-    items: dict[Item, Both], matches: tuple[str, str], is_joined: bool
-) -> tuple[Counter[Prefix], Counter[Prefix]]:
-    """How many items have each line and each endpoint that the policies compare."""
-    if is_joined or matches[0] == matches[1]:
-        lines = Counter([item[1] for item in items]) if is_joined or matches[0] != "endpoint" else Counter()
-        endpoints = (
-            Counter([item[2] for item in items]) if is_joined or matches[0] != "subscriber" else Counter()
-        )
-        del lines[NOWHERE], endpoints[NOWHERE]
-        return lines, endpoints
-    by_line = matches.index("subscriber")
-    lines = Counter([item[1] for item, both in items.items() if both[by_line] is not None])
-    endpoints = Counter([item[2] for item, both in items.items() if both[1 - by_line] is not None])
-    return lines, endpoints
 
 
 def _special(side: Side, version: int) -> list[Region]:
