@@ -185,7 +185,8 @@ class Feed:
             )
         except HttpError as error:
             raise Unreachable(str(error), error.word) from error
-        self._note(head)
+        if http is None:
+            self._note(head)
         return head, body
 
     def _pace(self, due_s: float, by_line: bool = False) -> Pace:

@@ -7,14 +7,20 @@ import contextlib
 import json
 
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.applications import Starlette
 
+from enforcer.allowlist import Allowlist
 from enforcer.feed_http import Http, Pace
 from enforcer.follow import Feed, Line, SerialUnknown, Unreachable
-from enforcer.registry.feed import verify, verify_standing
+from enforcer.registry.feed import sign, snapshot_body, verify, verify_standing
 from enforcer.registry.feed_calls import FeedCalls
 from enforcer.registry.ledger import Ledger
+from enforcer.registry.signing import SigningKeys
 from enforcer.registry.states import Rules, application
+from tests.agent_bench import KEY as AGENTS_KEY
+from tests.agent_bench import Bench, entry
 from tests.test_registry_feed_calls import FORM
 
 KEY = Ed25519PrivateKey.generate()
@@ -168,3 +174,82 @@ def test_a_listener_is_let_go_in_time_and_when_the_registry_ends():
         return await asyncio.wait_for(waiting, 2)
 
     assert asyncio.run(play()) >= 1
+
+
+def test_who_listens_learns_that_the_key_was_rolled_over_and_takes_what_the_new_one_signs(tmp_path):
+    """Over real HTTP, the agent's own follower: the roll-over is asked for beside the answer that goes on."""
+    bench = Bench(tmp_path)
+    (tmp_path / "feed.key").write_text(AGENTS_KEY.private_bytes_raw().hex() + "\n")
+    now_ns = bench.now_ns
+    keys = SigningKeys(tmp_path / "feed.key", clock=lambda: now_ns)
+    ledger = Ledger(":memory:", Rules(requires_verification=False), clock=lambda: now_ns)
+    calls = FeedCalls(ledger, keys, lambda: now_ns)
+    agent = bench.agent
+
+    def approve() -> None:
+        ledger.decide(ledger.apply(application(FORM)).number, "approve")
+        calls.wake()
+
+    async def until(is_so):
+        async with asyncio.timeout(10):
+            while not is_so():
+                await asyncio.sleep(0.01)
+
+    async def play():
+        nonlocal now_ns
+        config = uvicorn.Config(
+            Starlette(routes=calls.routes()), port=0, lifespan="off", log_level="error", loop="asyncio"
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        agent.feed = Feed(f"http://127.0.0.1:{port}/feed")
+        approve()
+        following = asyncio.create_task(agent._follower().run())
+        try:
+            await until(lambda: calls.listeners)
+            now_ns += 10**9
+            keys.roll(now_ns + 100 * 10**9, now_ns + 1000 * 10**9)
+            calls.wake()
+            await until(lambda: len(agent.intake.ring.all) == 2)
+            await until(lambda: calls.listeners)
+            now_ns = bench.now_ns = now_ns + 2000 * 10**9  # from here on only the new key counts
+            approve()
+            await until(lambda: agent.allowlist is not None and agent.allowlist.serial == 2)
+            assert agent.feed.can_listen and not agent.feed.unanswered and not agent.failures.refused
+        finally:
+            following.cancel()
+            calls.close()
+            server.should_exit = True
+            await serving
+
+    asyncio.run(play())
+
+
+def test_roll_overs_that_are_not_told_keep_no_list_back(tmp_path):
+    bench = Bench(tmp_path)
+    listing = sign(snapshot_body(Allowlist(1, {7: entry(7)}), bench.now_ns), AGENTS_KEY).encode()
+
+    async def play():
+        async def serve(reader, writer):
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                    status, body = (200, listing) if path.endswith(b"/snapshot") else (500, b"")
+                    head = f"HTTP/1.1 {status} X\r\nfeed-keys: 1\r\ncontent-length: {len(body)}\r\n\r\n"
+                    writer.write(head.encode() + body)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        agent = bench.agent
+        agent.feed = Feed(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/feed")
+        following = asyncio.create_task(agent._follower().run())
+        async with asyncio.timeout(5):
+            while agent.allowlist is None:
+                await asyncio.sleep(0.01)
+        following.cancel()
+        server.close()
+        assert agent.feed.unanswered["status"]
+
+    asyncio.run(play())

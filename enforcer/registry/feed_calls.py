@@ -127,6 +127,11 @@ class FeedCalls:
             timer.cancel()
             self._waiters.pop(waiter, None)
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for the next change just now."""
+        return len(self._waiters)
+
     def close(self) -> None:
         self._is_closing = True
         self.wake()
