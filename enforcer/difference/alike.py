@@ -30,9 +30,12 @@ class Alike(NamedTuple):
 
 
 class Division(NamedTuple):
-    """own: by side, the rectangles to be compared one by one, by number; leaders are among them. crowds: by side, all others."""
+    """own: by side, the rectangles to be compared one by one, by number; leaders are among them. led: by side, followers'
+    rectangles that lie in some of own and are taken away from those. crowds: by side, all others.
+    """
 
     own: tuple[dict[int, set[Region]], dict[int, set[Region]]]
+    led: tuple[dict[int, set[Region]], dict[int, set[Region]]]
     crowds: tuple[list[Crowd], list[Crowd]]
     alike: list[Alike]
 
@@ -40,11 +43,11 @@ class Division(NamedTuple):
 def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: bool = True) -> Division:
     """Who is compared, and who follows. is_led: False compares everybody, as the specification has it."""
     if not is_led:
-        return Division(_own(old, new, items, set(items)), ([], []), [])
+        return Division(_own(old, new, items, set(items)), ({}, {}), ([], []), [])
     is_same = judge_alike(old.policy, new.policy)
     active = [item for item, both in items.items() if both[0] != both[1]] if is_same else [*items]
     if not active:
-        return Division(({}, {}), ([], []), [])
+        return Division(({}, {}), ({}, {}), ([], []), [])
     is_active = set(active) if len(active) < len(items) else items.keys()
     touch = Touch(old, new, items, version)
     # Whoever is near something else than whole lists goes the general way, with all that it is near.
@@ -86,9 +89,11 @@ def divide(old: Side, new: Side, items: dict[Item, Both], version: int, is_led: 
     own = _own(old, new, items, local)
     if is_same and old.policy.match == "subscriber+endpoint":
         return Division(
-            own, ([], []), alike
+            own, ({}, {}), ([], []), alike
         )  # pairs never take whole lists away, and what does is the same on both sides
-    return Division(own, _crowds(old, new, items, local), alike)
+    inner = touch.inner(items) - local
+    crowds = _crowds(old, new, items, local | inner if inner else local)
+    return Division(own, _own(old, new, items, inner), crowds, alike)
 
 
 def _equal(items: dict[Item, Both], lines: set[Prefix], endpoints: set[Prefix]) -> dict[Region, list[Item]]:

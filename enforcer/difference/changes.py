@@ -49,8 +49,10 @@ def difference(old: Side, new: Side, is_led: bool = True) -> Difference:
     for version, found in items(old, new).items():
         division = divide(old, new, found, version, is_led)
         sides = tuple(
-            Passing(side, version, own, crowd)
-            for side, own, crowd in zip((old, new), division.own, division.crowds, strict=True)
+            Passing(side, version, own, led, crowd)
+            for side, own, led, crowd in zip(
+                (old, new), division.own, division.led, division.crowds, strict=True
+            )
         )
         close: set[Label] = set()
         changes = _changes(result, (sides[0], sides[1]), close)
@@ -58,7 +60,9 @@ def difference(old: Side, new: Side, is_led: bool = True) -> Difference:
             # Whether anything is left of a leader depends on its very address: then of its followers too.
             whole = divide(old, new, found, version, False).own
             changes = _changes(
-                result, (Passing(old, version, whole[0], ()), Passing(new, version, whole[1], ())), set()
+                result,
+                (Passing(old, version, whole[0], {}, ()), Passing(new, version, whole[1], {}, ())),
+                set(),
             )
             result.changes += changes
         else:
@@ -115,6 +119,8 @@ def _rows(
     for mine, theirs in ((old, new), (new, old)):
         for layer in mine:
             for rect in layer.cover.rects:
+                if rect.is_led:
+                    continue
                 other = next((same for each in theirs if (same := each.cover.same(rect)) is not None), None)
                 if other is not None:
                     if mine is old and rect.label in ended and isinstance(rect.label, int):

@@ -14,13 +14,17 @@ NOT_VPN = "not-vpn"
 
 
 class Rect(NamedTuple):
-    """What passes. port: 0 is any. rank: of several that cover a point the lowest names it; ranks are all different."""
+    """What passes. port: 0 is any. rank: of several that cover a point the lowest names it; ranks are all different.
+
+    is_led: its own changes are a leader's (alike.py); it is there to be taken away from others.
+    """
 
     subscriber: Prefix
     endpoint: Prefix
     port: int
     rank: tuple[int, ...]
     label: Label
+    is_led: bool = False
 
 
 class Crowded(NamedTuple):

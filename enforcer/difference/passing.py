@@ -34,17 +34,24 @@ class Layer(NamedTuple):
 class Passing:
     """A side in one family.
 
-    own: registrations' rectangles by number, to be compared one by one. crowd: all others, of which only whole lists matter.
+    own: registrations' rectangles by number, to be compared one by one. led: those that are only taken away from these. crowd: all
+    others, of which only whole lists matter.
     """
 
     def __init__(
-        self, side: Side, version: int, own: Mapping[int, set[Region]], crowd: Iterable[Crowd]
+        self,
+        side: Side,
+        version: int,
+        own: Mapping[int, set[Region]],
+        led: Mapping[int, set[Region]],
+        crowd: Iterable[Crowd],
     ) -> None:
         self.side, self.version = side, version
         self._forward: dict[str, Cover] = {}
         self._turned: dict[str, Cover] = {}
         self._made: dict[object, list[Layer]] = {}
-        self._fill(own)
+        self._fill(own, False)
+        self._fill(led, True)
         for each in crowd:
             self._add_crowd(each)
 
@@ -60,7 +67,7 @@ class Passing:
         return self._made[key]
 
     def registered(self) -> Iterable[Rect]:
-        """The rectangles to be compared one by one, of every kind, as registrations name them."""
+        """The rectangles that stand here by themselves, of every kind, as registrations name them."""
         for cover in self._forward.values():
             yield from cover.rects
 
@@ -100,7 +107,7 @@ class Passing:
             for piece in _less(region, earlier, version):
                 number += 1
                 cover = made.setdefault((layer.level, layer.is_turned), Cover(version))
-                cover.add(Rect(*piece, rect.port, (*rect.rank, number), rect.label))
+                cover.add(Rect(*piece, rect.port, (*rect.rank, number), rect.label, rect.is_led))
 
         for regions, kind in judged.named:
             for layer in self._plain(kind, judged.has_ports):
@@ -125,7 +132,7 @@ class Passing:
             Layer(level, cover, is_turned) for (level, is_turned), cover in sorted(made.items(), key=_first)
         ]
 
-    def _fill(self, own: Mapping[int, set[Region]]) -> None:
+    def _fill(self, own: Mapping[int, set[Region]], are_led: bool) -> None:
         for number, wanted in own.items():
             for shape, (subscriber, endpoint, port) in dict.fromkeys(
                 cells(self.side.entries[number], self.side.policy.match)
@@ -137,10 +144,10 @@ class Passing:
                 is_any = kind in (ANY, ANY_PORTLESS)
                 rank = (1, -subscriber_bits, -endpoint_bits, not has_port, is_any, number)
                 forward, turned = self._covers(kind)
-                forward.add(Rect(one, other, port, rank, number))
+                forward.add(Rect(one, other, port, rank, number, are_led))
                 if not has_port:
                     # Packets from the endpoint to the line are covered too, from whatever port.
-                    turned.add(Rect(other, one, 0, (2, *rank[1:]), number))
+                    turned.add(Rect(other, one, 0, (2, *rank[1:]), number, are_led))
 
     def _add_crowd(self, crowd: Crowd) -> None:
         for kind, port in ports_of(crowd.traits, self.side.policy.match):

@@ -14,6 +14,7 @@ from enforcer.policy import Match
 
 _PAIRS: Match = "subscriber+endpoint"
 _COMPARED: tuple[Match, Match] = ("subscriber", "endpoint")
+_Marks = set[tuple[Prefix, int]]
 _LAST = (1,)  # later than any rank here: overlaps() then gives each one by itself
 
 
@@ -36,10 +37,15 @@ class Touch:
         self._mixed_lines, self._mixed_endpoints = lines.meeting(endpoints)
         nested = lines.nested(), endpoints.nested()
         self._near_endpoints = self._shared_endpoints | nested[1]
-        self._related = (
+        related = (
             self._of_a_kind(0, nested[0], self._shared_lines),
             self._of_a_kind(1, nested[1], self._shared_endpoints),
         )
+        # Between lines and endpoints a line within another one's is judged like any other: it comes first, and what it meets on
+        # the other side are endpoints. Only what lies around it depends on it.
+        are_apart = len(shapes) == 2
+        self._related = [outer if are_apart else outer | inner for outer, inner in related]
+        self._inner = [inner - outer if are_apart else set() for outer, inner in related]
         self._special = [*_special(old, version), *_special(new, version)]
         narrow = Spread([each for pair in self._special for each in pair if each != WHOLE], version)
         self._near_special = lines.meeting(narrow)[0] | endpoints.meeting(narrow)[0]
@@ -89,6 +95,18 @@ class Touch:
             return any(is_mixed) or is_related[0 if "subscriber" in self._matches else 1]
         return all(is_mixed) or (is_related[0] and endpoint in self._near_endpoints and self._meets(item))
 
+    def inner(self, items: Iterable[Item]) -> set[Item]:
+        """Those that depend on no other one and lie in some that depend on them, between lines and endpoints."""
+        if not any(self._inner):
+            return set()
+        lines, endpoints = ({prefix for prefix, _ in inner} for inner in self._inner)
+        return {
+            item
+            for item in items
+            if (item[1] in lines and (item[1], id(self._items[item])) in self._inner[0])
+            or (item[2] in endpoints and (item[2], id(self._items[item])) in self._inner[1])
+        }
+
     def near(self, bound: list[Item], others: Iterable[Item]) -> set[Item]:
         """Those of the others that may meet one of the bound, between policies of one match."""
         if not bound:
@@ -130,8 +148,8 @@ class Touch:
             [item[2] for item, both in items.items() if both[1 - by_line] is not None],
         )
 
-    def _of_a_kind(self, place: int, nested: set[Prefix], shared: set[Prefix]) -> set[tuple[Prefix, int]]:
-        """Prefixes with the id of an item's Both, where an item with a prefix around it or in it may meet that one.
+    def _of_a_kind(self, place: int, nested: set[Prefix], shared: set[Prefix]) -> tuple[_Marks, _Marks]:
+        """Prefixes with the id of an item's Both, where one that lies in it, or around it, may meet that one.
 
         place: 0 for lines, 1 for endpoints; nothing for what no policy compares by itself. Between pairs also where another item
         has the same prefix: elsewhere the two are one rectangle.
@@ -139,7 +157,7 @@ class Touch:
         are_pairs, are_apart = self._shapes == {_PAIRS}, len(self._shapes) == 2
         compared = _COMPARED[place]
         if compared not in self._matches if self._is_joined or not are_pairs else place == 1:
-            return set()
+            return set(), set()
         side = self._matches.index(compared) if are_apart else 0
         asked = nested | shared if are_pairs else nested
         held: dict[Prefix, dict[int, Both]] = {}
@@ -182,9 +200,13 @@ def _related(
     twice: set[tuple[Prefix, int]] | None,
     relation: Relation,
     width: int,
-) -> set[tuple[Prefix, int]]:
-    """Those of the held, by prefix and id, that the relation holds of with one around it or in it. twice: or with the same prefix."""
-    found: set[tuple[Prefix, int]] = set()
+) -> tuple[_Marks, _Marks]:
+    """Those of the held, by prefix and id, that the relation holds of with one in it; with one around it.
+
+    twice: what is held twice; then an equal prefix counts as one around it. None: equal ones do not count.
+    """
+    outers: _Marks = set()
+    inners: _Marks = set()
     # What lies around the next one: its last address, itself, and of which in it is known whether they meet any of its own.
     around: list[tuple[int, Prefix, dict[int, bool]]] = []
     for prefix in sorted(held):
@@ -196,17 +218,17 @@ def _related(
                 if key not in known:
                     met = [(outer, other) for other, its in held[outer].items() if relation.holds(both, its)]
                     known[key] = bool(met)
-                    found.update(met)
+                    outers.update(met)
                 if known[key]:
-                    found.add((prefix, key))
+                    inners.add((prefix, key))
             if twice is not None and any(
                 relation.holds(both, its)
                 for other, its in mine.items()
                 if other != key or (prefix, key) in twice
             ):
-                found.add((prefix, key))
+                inners.add((prefix, key))
         around.append((_last(prefix, width), prefix, {}))
-    return found
+    return outers, inners
 
 
 def _last(prefix: Prefix, width: int) -> int:
