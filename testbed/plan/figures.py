@@ -15,6 +15,7 @@ OUTCOMES = (
     "false_pass",
     "false_block",
     "policy_block",
+    "not_back",
     "infra_down",
     "straddles_change",
     "harness_error",

@@ -9,6 +9,7 @@ from typing import Any
 from testbed.report.clock import clock_words
 from testbed.report.finding import broken_details, noise_notes
 from testbed.report.story import Story
+from testbed.report.tunnels import disagreement
 from testbed.report.words import from_ns, number, percent, plural, rate, seconds, size
 from testbed.score.clock import NEEDS
 
@@ -83,6 +84,8 @@ def caveats(story: Story) -> list[str]:
     summary = story.summary
     records, counts = summary["records"], summary["all"]["outcomes"]
     found = broken_details(summary) + noise_notes(summary)
+    if note := disagreement(summary):
+        found.append(note)
     if counts["harness_error"]:
         found.append(
             f"{plural(counts['harness_error'], 'attempt')} could not be judged, by the test-bed's own fault; they count neither way."

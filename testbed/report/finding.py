@@ -38,7 +38,11 @@ def finding_parts(summary: dict[str, Any]) -> tuple[str, str]:
     """The finding in a sentence, and what must be added to it."""
     if summary["outcome"] in ("broken", "interrupted"):
         return _broken(summary)
-    blocks, passes, losses = _blocks(summary), _passes(summary), _losses(summary)
+    blocks, passes, losses = (
+        _blocks(summary),
+        _passes(summary),
+        _joined(_not_back(summary), _losses(summary)),
+    )
     if summary["outcome"] != "failed":
         return blocks[0], _joined(blocks[1], passes, losses)
     failed = {(each["figure"], each["comparator"]) for each in summary["expectations"] if _is_failed(each)}
@@ -152,7 +156,7 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
     told = f"Of these {number(table['k'])}: {'; '.join(reasons)}"
     if len(causes) == 1:
         told = f"{'All' if table['k'] > 1 else 'It was'} because {cause_words(main_cause(causes) or '', 'false_block')}"
-    return headline, f"{told} ({interval}).{_duration(harm)}"
+    return headline, f"{told} ({interval}).{_through(summary)}{_duration(harm)}"
 
 
 def _duration(harm: dict[str, Any]) -> str:
@@ -186,6 +190,29 @@ def _losses(summary: dict[str, Any]) -> str:
     if not lost:
         return ""
     return f"{plural(lost, 'attempt')} failed elsewhere in the network, which is nobody's blocking."
+
+
+def _through(summary: dict[str, Any]) -> str:
+    """How many of the false blocks are of tunnels that a block had brought down before."""
+    through = summary["all"]["through_tunnel"]["false_block"]
+    if not through:
+        return ""
+    are = "is an attempt" if through == 1 else "are attempts"
+    return f" {number(through)} of them {are} through a tunnel that the block had brought down before."
+
+
+def _not_back(summary: dict[str, Any]) -> str:
+    """What a block cost after it was over."""
+    late = summary["all"]["outcomes"]["not_back"]
+    if not late:
+        return ""
+    rows = [row for row in summary["tunnels_down"] if row["attempts"]["not_back"]]
+    longest = max(
+        (row["until_ns"] - row["lifted_ns"] for row in rows if row["lifted_ns"] is not None), default=0
+    )
+    told = f", the last {from_ns(longest)} after it" if longest else ""
+    tunnels = f"{plural(len({row['tunnel'] for row in rows}), 'tunnel')} came back by {'its' if len(rows) == 1 else 'their'} client's own timers{told}"
+    return f"After the block was over {plural(late, 'more attempt')} failed until {tunnels}."
 
 
 def _joined(*parts: str) -> str:

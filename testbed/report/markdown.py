@@ -9,6 +9,7 @@ from testbed.report.clock import missing_line
 from testbed.report.finding import broken_details, claims, finding, noise_notes
 from testbed.report.hurt import hurt
 from testbed.report.tables import VERDICT_MARKS, expected
+from testbed.report.tunnels import tunnels_down
 from testbed.report.words import OUTCOME_WORDS
 
 _MOST_HURT = 10
@@ -58,11 +59,30 @@ def markdown(summary: dict[str, Any]) -> str:
         if len(people) > _MOST_HURT:
             lines.append(f"\n{len(people) - _MOST_HURT} more in report.html.")
         lines.append("")
+    lines += _tunnels(summary)
     if left:
         lines += [f"{'Not in the table: ' if people else ''}{_cell(left)}.", ""]
     for note in noise_notes(summary):
         lines += [_cell(note), ""]
     return "\n".join(lines)
+
+
+def _tunnels(summary: dict[str, Any]) -> list[str]:
+    """The tunnels that were brought down; [] without any."""
+    rows = tunnels_down(summary)
+    if not rows:
+        return []
+    lines = [
+        _row(["tunnel", "down", "block over", "back", "stopped", "tunnel down", "not yet back", "rule"]),
+        "|" + "---|" * 8,
+    ]
+    for row in rows[:_MOST_HURT]:
+        lines.append(
+            _row([row.tunnel, row.down, row.over, row.back, row.stopped, row.through, row.not_back, row.rule])
+        )
+    if len(rows) > _MOST_HURT:
+        lines.append(f"\n{len(rows) - _MOST_HURT} more in report.html.")
+    return [*lines, ""]
 
 
 def _accounts(summary: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from testbed.report.markdown import markdown
 from testbed.report.plot_figures import plot_goodput, plot_groups, plot_people, plot_round_trips
 from testbed.report.plot_timeline import plot_timeline
 from testbed.report.story import Story, read_story
+from testbed.report.tunnels import audit_words, tunnels_down
 from testbed.report.words import OUTCOME_HEADS, OUTCOME_WORDS
 
 PLOTS: dict[str, Callable[[Story], str | None]] = {
@@ -77,6 +78,8 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "heads": [(OUTCOME_HEADS[outcome], word) for outcome, word in OUTCOME_WORDS.items()],
         "hurt": rows,
         "hurt_more": more,
+        "tunnels": tunnels_down(story.summary),
+        "audit": audit_words(story.summary),
         "groups": tables.groups(story.summary),
         "round_trips": tables.round_trips(story.summary),
         "waits": tables.waits(story.summary),

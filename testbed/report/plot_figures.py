@@ -29,6 +29,7 @@ _MOST_LINES = 60
 # Of several attempts in one cell the one that hurts most is shown.
 _WORST_FIRST = (
     "false_block",
+    "not_back",
     "infra_down",
     "false_pass",
     "policy_block",

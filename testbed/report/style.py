@@ -35,6 +35,7 @@ OUTCOME_LOOKS = {
     "policy_block": Look(ENFORCER_ON, "white", "---", "blocked as the policy says"),
     "false_pass": Look(DEGRADED, "white", "\\\\\\", "passed by mistake"),
     "false_block": Look(BLOCKED, "white", "///", "blocked by mistake"),
+    "not_back": Look(YELLOW, BLOCKED, "...", "tunnel not yet back after a block"),
     "infra_down": Look("white", BLOCKED, "xxx", "lost in the network"),
     "straddles_change": Look("#BBBBBB", "white", "", "under way during a change"),
     "harness_error": Look("white", "#888888", "", "not told (test-bed error)"),

@@ -48,9 +48,14 @@ def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """(figure, what it is, more, kind) of the few numbers at the top; kind "bad", "good" or ""."""
     blocked, passed, harm = summary["all"]["false_block"], summary["all"]["false_pass"], summary["harm"]
     blocked_ns, lost = harm["person_ns_lost_to_false_blocks"], summary["all"]["outcomes"]["infra_down"]
-    elsewhere = "no attempt was lost elsewhere in the network"
+    late_ns = harm["person_ns_not_back"]
+    elsewhere = (
+        f"{lasting(late_ns / 1e9)} of it after the block, until tunnels were back; " if late_ns else ""
+    )
     if lost:
-        elsewhere = f"{lasting(harm['person_ns_lost'] / 1e9)} with {plural(lost, 'attempt')} lost elsewhere in the network"
+        elsewhere += f"{lasting(harm['person_ns_lost'] / 1e9)} with {plural(lost, 'attempt')} lost elsewhere in the network"
+    else:
+        elsewhere += "no attempt was lost elsewhere in the network"
     return [
         (
             percent(blocked["ratio"]),

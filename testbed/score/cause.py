@@ -15,21 +15,23 @@ from enforcer.policy import Policy
 from enforcer.privacy import Addresses
 from testbed.plan.plan import Plan
 from testbed.records import AuditRecord, EventRecord, FlowRecord
-from testbed.score.outcomes import Judged
+from testbed.score.outcomes import Judged, Rule
 from testbed.score.truth import Truth
 from testbed.score.written import written
 
 CAUSES = ("policy", "propagation", "malfunction", "overload", "fail_mode")
 
 # Failures that mean "too much at once" rather than "something is gone", whatever the policy says to do about them.
-_OVERLOADS = ("table-full", "queue-full", "cpu")
+OVERLOADS = ("table-full", "queue-full", "cpu")
 
 # Repeats of a block are gathered into one line a second (enforcer/audit.py).
 _SAME_BLOCK_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Failure:
+    """A failure an enforcer declared, and what its policy says to do while it lasts."""
+
     from_ns: int
     until_ns: int
     name: str
@@ -46,27 +48,29 @@ class EnforcerHistory:
         self, audit: Iterable[AuditRecord], events: Iterable[EventRecord] = (), policy: Policy | None = None
     ) -> None:
         self._applied: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self._failures: dict[str, list[_Failure]] = defaultdict(list)
-        self._blocks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        self._failures: dict[str, list[Failure]] = defaultdict(list)
+        self._blocks: dict[tuple[Any, ...], list[AuditRecord]] = defaultdict(list)
         self._shown = _shown(policy)
+        self.is_exact = policy is None or policy.audit.addresses == "full"
+        """Whether the audit tells every flow from every other, and lists each block."""
         open_failures: dict[tuple[str, str], tuple[int, str]] = {}
         for line in audit:
-            if line.kind == "applied" and line.data.get("serial") is not None:
+            if line.kind in ("not-listed", "lines-lost"):
+                self.is_exact = False
+            elif line.kind == "applied" and line.data.get("serial") is not None:
                 self._applied[line.node].append((line.t_ns, int(line.data["serial"])))
             elif line.kind == "block":
                 data = line.data
                 src, dst = (self._shown(str(data.get(end))) for end in ("src", "dst"))
-                self._blocks[line.node, src, data.get("src_port"), dst, data.get("dst_port")].append(
-                    line.t_ns
-                )
+                self._blocks[line.node, src, data.get("src_port"), dst, data.get("dst_port")].append(line)
             elif line.kind == "failure":
                 name, has_begun, do = _failure(line.data)
                 if has_begun:
                     open_failures.setdefault((line.node, name), (line.t_ns, do))
                 elif (begun := open_failures.pop((line.node, name), None)) is not None:
-                    self._failures[line.node].append(_Failure(begun[0], line.t_ns, name, begun[1]))
+                    self._failures[line.node].append(Failure(begun[0], line.t_ns, name, begun[1]))
         for (node, name), (from_ns, do) in open_failures.items():
-            self._failures[node].append(_Failure(from_ns, 2**62, name, do))
+            self._failures[node].append(Failure(from_ns, 2**62, name, do))
         if policy is not None:
             self._add_deaths(events, policy)
 
@@ -80,20 +84,47 @@ class EnforcerHistory:
                 if event.data["state"] == "begun":
                     begun[node] = event.t_ns
                 elif node in begun:
-                    death = _Failure(
-                        begun.pop(node) + after_ns, event.t_ns + _SAME_BLOCK_NS, "agent-dead", do
-                    )
+                    death = Failure(begun.pop(node) + after_ns, event.t_ns + _SAME_BLOCK_NS, "agent-dead", do)
                     self._failures[node].append(death)
         for node, from_ns in begun.items():
-            self._failures[node].append(_Failure(from_ns + after_ns, 2**62, "agent-dead", do))
+            self._failures[node].append(Failure(from_ns + after_ns, 2**62, "agent-dead", do))
 
     def says_blocked(self, node: str, flow: FlowRecord) -> bool:
         """Whether the enforcer itself wrote down a block of this flow, in either direction, while the attempt ran."""
+        return self.line_of(node, flow, flow.scheduled_ns, flow.done_ns) is not None
+
+    def line_of(self, node: str, flow: FlowRecord, from_ns: int, until_ns: int) -> Rule | None:
+        """What the enforcer wrote down of a block of this flow, in either direction, in that time; None: nothing."""
         src, dst = self._shown(flow.public_src), self._shown(flow.dst)
         ends = [(src, flow.src_port, dst, flow.dst_port), (dst, flow.dst_port, src, flow.src_port)]
-        times = [t_ns for each in ends for t_ns in self._blocks.get((node, *each), [])]
-        since_ns = flow.scheduled_ns - _SAME_BLOCK_NS
-        return any(since_ns <= t_ns <= flow.done_ns + _SAME_BLOCK_NS for t_ns in times)
+        for each in ends:
+            lines = self._blocks.get((node, *each), [])
+            at = bisect.bisect_left(lines, from_ns - _SAME_BLOCK_NS, key=lambda line: line.t_ns)
+            if at < len(lines) and lines[at].t_ns <= until_ns + _SAME_BLOCK_NS:
+                data = lines[at].data
+                return Rule(
+                    str(data.get("reason", "")),
+                    data.get("protocol"),
+                    data.get("registration"),
+                    data.get("registration_state"),
+                )
+        return None
+
+    def blocked_packets(
+        self, node: str, flows: Iterable[tuple[str, int, str, int]], from_ns: int, until_ns: int
+    ) -> int:
+        """How many packets of these flows (src, src_port, dst, dst_port) the enforcer wrote down as stopped in that time."""
+        keys = {(node, self._shown(src), near, self._shown(dst), far) for src, near, dst, far in flows}
+        return sum(
+            int(line.data.get("count") or 1)
+            for key in keys
+            for line in self._blocks.get(key, ())
+            if from_ns <= line.t_ns <= until_ns
+        )
+
+    def applied_between(self, node: str, from_ns: int, until_ns: int) -> list[int]:
+        """When the enforcer took another serial over in that time."""
+        return [t_ns for t_ns, _ in self._applied[node] if from_ns < t_ns <= until_ns]
 
     def serial_at(self, node: str, t_ns: int) -> int | None:
         """The serial the enforcer's copy had; None before it had any."""
@@ -101,7 +132,7 @@ class EnforcerHistory:
         at = bisect.bisect_right(applied, t_ns, key=lambda each: each[0])
         return applied[at - 1][1] if at else None
 
-    def failures_at(self, node: str, t_ns: int) -> list[_Failure]:
+    def failures_at(self, node: str, t_ns: int) -> list[Failure]:
         return [each for each in self._failures[node] if each.from_ns <= t_ns <= each.until_ns]
 
 
@@ -117,11 +148,16 @@ def _shown(policy: Policy | None) -> Callable[[str], str]:
 def explain(
     judged: Judged, plan: Plan, policy: Policy | None, truth: Truth, history: EnforcerHistory
 ) -> Judged:
-    """The attempt with its cause and why, if it is a false block or a false pass; any other as it is."""
-    if judged.outcome not in ("false_block", "false_pass"):
+    """The attempt with its cause and why, if it is a false block or a false pass, or what is left of one; and with the rule that an
+    enforcer says it was stopped by. Any other as it is."""
+    if judged.stop is not None and judged.where not in (None, "elsewhere"):
+        at_ns = judged.stop.at_ns
+        until_ns = at_ns if judged.is_through_tunnel else judged.flow.done_ns
+        judged = replace(judged, rule=history.line_of(judged.stop.node, judged.carrier, at_ns, until_ns))
+    if judged.outcome not in ("false_block", "false_pass", "not_back"):
         return judged
     cause, why = _cause(judged, plan, policy, truth, history)
-    return replace(judged, cause=cause, why=why)
+    return replace(judged, cause=cause, why=why if judged.outcome != "not_back" else f"{judged.why}; {why}")
 
 
 def _cause(
@@ -135,18 +171,18 @@ def _cause(
         return "policy", "the traffic crosses no enforcer"
     failures = history.failures_at(node, t_ns)
     for failure in failures:
-        if failure.name in _OVERLOADS:
+        if failure.name in OVERLOADS:
             return "overload", f"{node} was in {failure.name}"
     for failure in failures:
         if failure.do == ("allow" if has_passed else "block"):
             return "fail_mode", f"{node} did '{failure.do}' because of {failure.name}"
     live = _live(judged, truth, t_ns)
-    official = written(judged.flow, policy, truth.entries_at(t_ns), live)
+    official = written(judged.carrier, policy, truth.entries_at(t_ns), live)
     if official.passes == has_passed:
         return "policy", f"the policy as written says {official.reason}"
     serial, newest = history.serial_at(node, t_ns), truth.serial_at(t_ns)
     if serial is None or serial < newest:
-        copy = written(judged.flow, policy, [] if serial is None else truth.entries_of_serial(serial))
+        copy = written(judged.carrier, policy, [] if serial is None else truth.entries_of_serial(serial))
         if copy.passes == has_passed:
             return "propagation", f"{node} enforced serial {serial}, the ledger was at {newest}"
     return (

@@ -24,6 +24,7 @@ from testbed.score.outcomes import Judged
 from testbed.score.truth import Truth
 
 NS_PER_S = 1_000_000_000
+_KNOWN_OF_ENTITLED = ("passed", "false_block", "not_back", "infra_down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,7 @@ def measure(expectation: Expectation, run: Run) -> Measured:
 def false_block_ratio(judged: Iterable[Judged]) -> Measured:
     """False blocks among the attempts of entitled people whose outcome is known."""
     known = [each.outcome for each in judged if each.is_entitled]
-    return ratio(
-        known.count("false_block"), sum(known.count(each) for each in ("passed", "false_block", "infra_down"))
-    )
+    return ratio(known.count("false_block"), sum(known.count(each) for each in _KNOWN_OF_ENTITLED))
 
 
 def false_pass_ratio(judged: Iterable[Judged]) -> Measured:
@@ -131,7 +130,7 @@ def ratio(k: int, n: int) -> Measured:
 
 def main_cause(judged: Iterable[Judged]) -> Measured:
     """The commonest cause of false blocks and false passes; "none" when there were none."""
-    causes = Counter(each.cause for each in judged if each.cause)
+    causes = Counter(each.cause for each in judged if each.cause and each.outcome != "not_back")
     if not causes:
         return Measured("none", 0, k=0, reason="there was neither a false block nor a false pass")
     best = max(CAUSES, key=lambda cause: causes[cause])

@@ -10,7 +10,7 @@ from testbed.plan.plan import Plan
 from testbed.score.outcomes import Judged
 from testbed.score.truth import Truth
 
-_STOPPED = ("false_block", "infra_down")
+_STOPPED = ("false_block", "not_back", "infra_down")
 NS_PER_MINUTE = 60_000_000_000
 
 
@@ -19,7 +19,7 @@ class Outage:
     """A stretch in which a line's attempts of one stream failed although it was entitled.
 
     until_ns: when the first later attempt that got through was scheduled; has_ended is False when none did (then it is the
-    end of what the last failed attempt stands for). outcome: "false_block" when any of its attempts was one.
+    end of what the last failed attempt stands for). outcome: "false_block" when any of its attempts was one, else "not_back" when one was.
     """
 
     subscriber: str
@@ -53,6 +53,22 @@ def outages(judged: Iterable[Judged]) -> list[Outage]:
             if attempt.is_entitled and attempt.outcome in _STOPPED:
                 run.append(attempt)
             elif run and attempt.outcome not in ("harness_error", "straddles_change"):
+                found.append(_outage(subscriber, stream, run, attempt))
+                run = []
+        if run:
+            found.append(_outage(subscriber, stream, run, None))
+    return found
+
+
+def not_back(judged: Iterable[Judged]) -> list[Outage]:
+    """The parts of outages in which nothing stopped a tunnel any more that had not come back yet."""
+    found = []
+    for (subscriber, stream), attempts in sorted(_by_stream(judged).items()):
+        run: list[Judged] = []
+        for attempt in attempts:
+            if attempt.outcome == "not_back":
+                run.append(attempt)
+            elif run:
                 found.append(_outage(subscriber, stream, run, attempt))
                 run = []
         if run:
@@ -142,7 +158,7 @@ def _by_stream(judged: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
 
 def _outage(subscriber: str, stream: str, run: list[Judged], end: Judged | None) -> Outage:
     last = run[-1]
-    outcome = "false_block" if any(each.outcome == "false_block" for each in run) else "infra_down"
+    outcome = next(each for each in _STOPPED if any(attempt.outcome == each for attempt in run))
     causes = sorted(each.cause for each in run if each.cause)
     return Outage(
         subscriber,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,31 @@ from testbed.plan.figures import FIGURES
 from testbed.plan.plan import Plan
 from testbed.records import EventRecord
 from testbed.score.accounts import told_and_measured
+from testbed.score.carriers import Carriers
 from testbed.score.cause import EnforcerHistory, explain
 from testbed.score.clock import bulk_of, health_of, needs_real_time
 from testbed.score.figures import Measured, Run, delivered_ratio, false_block_ratio, false_pass_ratio
-from testbed.score.harm import Outage, Wait, longest_restore_ns, outages, person_ns, sessions_cut, waits
+from testbed.score.harm import (
+    Outage,
+    Wait,
+    longest_restore_ns,
+    not_back,
+    outages,
+    person_ns,
+    sessions_cut,
+    waits,
+)
 from testbed.score.intervals import percentile
-from testbed.score.outcomes import OUTCOMES, Evidence, Judged, judge_all
+from testbed.score.lifting import Lifting, faults_of
+from testbed.score.outcomes import OUTCOMES, Evidence, Judged, carriers_of, judge_all
 from testbed.score.reading import Records, read_records
 from testbed.score.taps import Taps
 from testbed.score.troubles import troubles
 from testbed.score.truth import Truth, truth_of
+from testbed.score.tunnels_down import audit_agrees, tunnels_down
 from testbed.score.verdicts import Noise, Verdict, judge_expectation, outcome_of
 
-SCHEMA = "allowlab.summary/1"
+SCHEMA = "allowlab.summary/2"
 BIN_NS = 1_000_000_000
 # More bins than this nobody reads or draws: those of a longer scenario are as many whole seconds wide as it takes.
 _MOST_BINS = 3600
@@ -55,7 +68,8 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) -> dict[str, Any]:
     """The score of records under a plan, as plain data. broken: why the run ended early, if it did (reason, details)."""
     truth = truth_of(plan, records.events)
-    judged = judged_attempts(plan, records, truth)
+    judging = _Judging.of(plan, records, truth)
+    judged = judging.judged
     run = Run(plan, truth, judged, [event for event in records.events if event.kind == "bulk"])
     noise = Noise() if plan.clock == "virtual" else noise_of(records.events)
     verdicts = [judge_expectation(each, run, noise, broken is not None) for each in plan.expectations]
@@ -99,6 +113,10 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
         "goodput": [bulk_of(plan.clock, _bulk(event)) for event in records.events if event.kind == "bulk"],
         "harm": _harm(plan, truth, judged, found),
         "hurt": [_hurt(outage, judged) for outage in found],
+        "tunnels_down": tunnels_down(
+            plan, judged, found, judging.carriers, judging.history, judging.lifting.lifted_ns
+        ),
+        "audit": audit_agrees(judged),
         "accounts": told_and_measured(plan, truth, judged, found, records.events),
         "expectations": [_expectation(verdict) for verdict in verdicts],
     }
@@ -106,15 +124,35 @@ def score(plan: Plan, records: Records, broken: dict[str, Any] | None = None) ->
 
 def judged_attempts(plan: Plan, records: Records, truth: Truth) -> list[Judged]:
     """Every attempt with its outcome and cause, by scheduled time."""
-    policy = Policy.from_json(plan.policy) if plan.policy is not None else None
-    history = EnforcerHistory(records.audit, records.events, policy)
-    evidence = Evidence(
-        Taps(plan, records.witness),
-        troubles(plan, records.events),
-        history.says_blocked,
-    )
-    judged = judge_all(plan, records.flows, truth, evidence)
-    return [explain(each, plan, policy, truth, history) for each in judged]
+    return _Judging.of(plan, records, truth).judged
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """The attempts as judged, and what they were judged by."""
+
+    judged: list[Judged]
+    carriers: Carriers
+    history: EnforcerHistory
+    lifting: Lifting
+
+    @classmethod
+    def of(cls, plan: Plan, records: Records, truth: Truth) -> _Judging:
+        policy = Policy.from_json(plan.policy) if plan.policy is not None else None
+        history = EnforcerHistory(records.audit, records.events, policy)
+        lifting = Lifting(policy, truth, history, faults_of(records.events))
+        evidence = Evidence(
+            Taps(plan, records.witness),
+            troubles(plan, records.events),
+            history.says_blocked,
+            lifting.lifted_ns,
+            lifting.is_down,
+        )
+        carriers = carriers_of(plan, records.flows, evidence)
+        judged = judge_all(plan, records.flows, truth, evidence, carriers)
+        return cls(
+            [explain(each, plan, policy, truth, history) for each in judged], carriers, history, lifting
+        )
 
 
 def noise_of(events: Iterable[EventRecord]) -> Noise:
@@ -149,13 +187,19 @@ def _health(events: Iterable[EventRecord]) -> dict[str, Any]:
 
 def _table(judged: Sequence[Judged]) -> dict[str, Any]:
     counts = Counter(each.outcome for each in judged)
-    causes: dict[str, Counter[str]] = {"false_block": Counter(), "false_pass": Counter()}
+    through = Counter(each.outcome for each in judged if each.is_through_tunnel)
+    causes: dict[str, Counter[str]] = {
+        "false_block": Counter(),
+        "false_pass": Counter(),
+        "not_back": Counter(),
+    }
     for each in judged:
         if each.cause:
             causes[each.outcome][each.cause] += 1
     return {
         "attempts": len(judged),
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
+        "through_tunnel": {outcome: through[outcome] for outcome in ("false_block", "policy_block")},
         "false_block": _ratio(false_block_ratio(judged)),
         "false_pass": _ratio(false_pass_ratio(judged)),
         "delivered": _ratio(delivered_ratio(judged)),
@@ -225,6 +269,7 @@ def _harm(plan: Plan, truth: Truth, judged: Sequence[Judged], found: Sequence[Ou
     return {
         "person_ns_lost": person_ns(found),
         "person_ns_lost_to_false_blocks": person_ns(blocked),
+        "person_ns_not_back": person_ns(not_back(judged)),
         "people_hurt": len({outage.subscriber for outage in found}),
         "people_falsely_blocked": len({outage.subscriber for outage in blocked}),
         "people": len({each.subscriber.name for each in judged}),

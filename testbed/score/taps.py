@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from testbed.plan.plan import Plan, Stream, Subscriber, VpnServer
 from testbed.records import FlowRecord, WitnessRecord
 
-# A client that gets no answer tries again after a while; what became of its last packet says what became of the attempt.
-# 15 s covers the retry timers of the clients used here (WireGuard 5 s, OpenVPN and IKEv2 up to 12 s at first).
+# A client that gets no answer tries again after a while: where its packets went lately is where an attempt would have gone.
+# 15 s covers the first retry timers of the clients used here (WireGuard 5 s, OpenVPN and IKEv2 up to 12 s).
 LOOK_BACK_NS = 15_000_000_000
 # Witness buckets are 200 ms wide and a packet may cross one tap in one bucket and the other in the next.
 BUCKET_NS = 200_000_000
@@ -22,10 +22,18 @@ OWN_NS = 400_000_000
 # may queue besides.
 _QUEUE_NS = 50_000_000
 
+# What a VPN's packets may travel in; its data in some that have no ports (RFC 7296 section 1, RFC 2637 section 1).
+TRANSPORTS = {
+    "wireguard": ("udp",),
+    "openvpn-udp": ("udp",),
+    "openvpn-tcp": ("tcp",),
+    "ikev2": ("udp", "esp", "ah"),
+    "openconnect": ("tcp", "udp"),
+    "l2tp": ("udp",),
+    "pptp": ("tcp", "gre"),
+}
 # Ports of a VPN beside its own: IKE goes on at 4500 and starts at 500 (RFC 7296 section 2.23).
 _MORE_PORTS = {"ikev2": (500, 4500)}
-# What a VPN's data may travel in that has no ports (RFC 7296 section 1, RFC 2637 section 1).
-_PORTLESS = {"esp": "ikev2", "ah": "ikev2", "gre": "pptp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class Seen:
     after: int = 0
     last_before_ns: int | None = None
     last_after_ns: int | None = None
+    last_row: WitnessRecord | None = None
 
     @property
     def lost(self) -> int:
@@ -52,12 +61,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Proof that an attempt was stopped at an enforcer. at_ns: when the last packet that proves it went in."""
+    """Proof that an attempt was stopped at an enforcer. at_ns: when the last packet that proves it went in; row: the record of
+    the flow it was of, which for an attempt through a tunnel is the tunnel's own."""
 
     node: str
     direction: str
     at_ns: int
     lost: int
+    row: WitnessRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +101,15 @@ class Taps:
             rows.sort(key=lambda row: row.first_ns)
 
     def sight(self, flow: FlowRecord, stream: Stream, subscriber: Subscriber) -> Sight:
-        """Where the attempt was stopped, judged at each enforcer and in each direction."""
+        """Where the attempt's own packets were stopped, judged at each enforcer and in each direction.
+
+        Which of a tunnel's packets are an attempt's own cannot be told: those around its own time are taken for them.
+        """
         wanted = _Wanted.of(flow, self._tunnels.get(stream.target), subscriber)
         sent_ns = flow.sent_ns if flow.sent_ns is not None else flow.scheduled_ns
         windows = [(sent_ns - BUCKET_NS, flow.done_ns)]
         if wanted.server is not None:
-            # First what the attempt itself may have sent, then what the client sent last before.
+            # First what the attempt itself may have sent, then at which enforcers its tunnel was seen at all.
             own = (
                 [(flow.sent_ns, min(flow.done_ns, flow.sent_ns + OWN_NS))] if flow.sent_ns is not None else []
             )
@@ -108,7 +122,8 @@ class Taps:
                 if out.before or out.after or back.before or back.after:
                     nodes[node] = None
                 is_own = wanted.server is not None and since_ns == flow.sent_ns
-                if stop := _stop(node, flow, out, back, is_own):
+                # What was stopped of a tunnel at other times is for testbed.score.carriers to say.
+                if (is_own or wanted.server is None) and (stop := _stop(node, flow, out, back, is_own)):
                     return Sight(stop, tuple(nodes))
             if nodes:  # seen, and not stopped
                 break
@@ -120,15 +135,24 @@ class Taps:
             first <= until_ns + BUCKET_NS and last >= since_ns - BUCKET_NS for first, last in self._lost[node]
         )
 
+    def rows(self, node: str, side: str, src: str, dst: str) -> Sequence[WitnessRecord]:
+        """What was seen at one tap between two addresses, by time."""
+        return self._records.get((node, side, src, dst), ())
+
+    def held_ns(self, node: str) -> int:
+        """How long a packet may be between the node's two taps."""
+        return self._held_ns[node]
+
     def _seen(self, node: str, sides: tuple[str, str], wanted: _Wanted, since_ns: int, until_ns: int) -> Seen:
-        counts, lasts = [], []
+        counts, lasts, rows = [], [], []
         # What went in before the window's end comes out a little later.
         for side, later_ns in zip(sides, (0, self._held_ns[node]), strict=True):
-            rows = self._records.get((node, side, wanted.src, wanted.dst), [])
-            found = [row for row in _between(rows, since_ns, until_ns + later_ns) if wanted.fits(row)]
+            known = self._records.get((node, side, wanted.src, wanted.dst), [])
+            found = [row for row in _between(known, since_ns, until_ns + later_ns) if wanted.fits(row)]
             counts.append(sum(row.packets for row in found))
-            lasts.append(max((row.last_ns for row in found), default=None))
-        return Seen(counts[0], counts[1], lasts[0], lasts[1])
+            rows.append(max(found, key=lambda row: row.last_ns, default=None))
+            lasts.append(rows[-1] and rows[-1].last_ns)
+        return Seen(counts[0], counts[1], lasts[0], lasts[1], rows[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +175,8 @@ class _Wanted:
         if subscriber.port_first is not None and subscriber.port_last is not None and flow.family == 4:
             ports = (subscriber.port_first, subscriber.port_last)
         dst = flow.dst
-        if server is not None and not dst:
+        # While its client has no socket, an attempt through a tunnel has no outer flow to name.
+        if server is not None and not (flow.src and dst):
             dst = (server.address4 if flow.family == 4 else server.address6) or ""
         return cls(flow.transport, flow.public_src, flow.src_port, dst, flow.dst_port, server, ports)
 
@@ -167,11 +192,18 @@ class _Wanted:
         near, far = (row.dst_port, row.src_port) if self.is_reply else (row.src_port, row.dst_port)
         if self.server is None:
             return row.transport == self.transport and near == self.src_port and far == self.dst_port
-        if row.transport in _PORTLESS:
-            return self.server.protocol == _PORTLESS[row.transport]
-        if far != self.server.port and far not in _MORE_PORTS.get(self.server.protocol, ()):
-            return False
-        return self.ports is None or self.ports[0] <= near <= self.ports[1]
+        return carries(self.server, row.transport, near, far, self.ports)
+
+
+def carries(server: VpnServer, transport: str, near: int, far: int, ports: tuple[int, int] | None) -> bool:
+    """Whether packets between a line and a server's address can be those of a tunnel to it; ports: the line's, if it shares its address."""
+    if transport not in TRANSPORTS[server.protocol]:
+        return False
+    if transport not in ("udp", "tcp"):
+        return True
+    if far != server.port and far not in _MORE_PORTS.get(server.protocol, ()):
+        return False
+    return ports is None or ports[0] <= near <= ports[1]
 
 
 def _longest_delay_ns(plan: Plan, node: str) -> int:
@@ -211,7 +243,7 @@ def _stop(node: str, flow: FlowRecord, out: Seen, back: Seen, is_own: bool) -> S
         missing = flow.sent - flow.received
         request, reply = (2 * lost >= missing and seen.lost > 0 for seen in (out, back))
     if request:
-        return Stop(node, "request", out.last_before_ns or 0, lost)
+        return Stop(node, "request", out.last_before_ns or 0, lost, out.last_row)
     if reply:
-        return Stop(node, "reply", back.last_before_ns or 0, lost)
+        return Stop(node, "reply", back.last_before_ns or 0, lost, back.last_row)
     return None

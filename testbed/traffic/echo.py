@@ -141,6 +141,7 @@ class TunnelEchoAttempt(Attempt):
         self._shared = shared
         self._outer = outer
         self._token = 0
+        self.dst, self.dst_port = "", 0  # no outer flow: its target is an address inside
         flow = outer()
         if flow is not None:
             self.transport, self.src, self.src_port, self.dst, self.dst_port = flow
