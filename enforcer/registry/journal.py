@@ -12,6 +12,7 @@ from enforcer.allowlist import Entry
 from enforcer.registry import standing
 from enforcer.registry.chain import canonical, link
 from enforcer.registry.past import allowlist_at, events_of, replayed, write_checkpoints
+from enforcer.registry.reading import CannotRead, ReadConnection
 from enforcer.registry.states import LedgerEvent, Registration, after
 from enforcer.registry.tables import last_event, open_tables, transaction
 
@@ -28,7 +29,7 @@ class Journal:
     def __init__(self, path: str, is_read_only: bool = False) -> None:
         """Raises BadLedger, sqlite3.DatabaseError."""
         self.database = open_tables(path, is_read_only)
-        self._is_read_only = is_read_only
+        self._path = path
         self._is_in_batch = False
         self.refresh(always=True)
 
@@ -36,6 +37,9 @@ class Journal:
         """Forget what another process may have made untrue."""
         if self._is_in_batch:
             return
+        if isinstance(self.database, ReadConnection) and self.database.has_changed:
+            self.database.close()
+            self.database, always = open_tables(self._path, is_read_only=True), True
         version = self.database.execute("PRAGMA data_version").fetchone()[0]
         if always or version != self._version:
             self._version = version
@@ -46,12 +50,20 @@ class Journal:
             self._entries: dict[int, Entry] | None = None
 
     def close(self) -> None:
-        """Close the file; what the write-ahead log holds goes into it first, so that the file alone is the whole ledger."""
+        """Close the file; what the write-ahead log holds goes into it first, so that the file alone is the whole ledger.
+
+        Raises CannotRead when it was read where it cannot be written to, and somebody did: what was read may be wrong.
+        """
+        if isinstance(self.database, ReadConnection):
+            has_changed = self.database.has_changed
+            self.database.close()
+            if has_changed:
+                raise CannotRead(f"{self._path}: was written to while it was read; ask again")
+            return
         # Somebody may be reading it just now, or the disk is full.
         with contextlib.suppress(sqlite3.OperationalError):
-            if not self._is_read_only:
-                write_checkpoints(self.database, self.sequence)
-                self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            write_checkpoints(self.database, self.sequence)
+            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.database.close()
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from enforcer.registry import feed
 from enforcer.registry.chain import HEAD_SCHEMA, Head
 from enforcer.registry.ledger import BadLedger, Ledger, UnknownRegistration, UnknownSerial
 from enforcer.registry.past import StateAt
+from enforcer.registry.reading import CannotRead, ReadConnection, open_to_read
 from enforcer.registry.standing import due as dues
 from enforcer.registry.tables import open_tables
 from enforcer.registry.verification import Verified, Witness, verify_chain, verify_derived
@@ -93,6 +94,8 @@ def verify(database: str, head_file: Path | None, key_file: Path | None, chain_o
             found = verify_chain(file, witnesses, _progress)
             if found.is_whole and not chain_only:
                 found = verify_derived(file, found.head, _progress)
+            if isinstance(file, ReadConnection) and file.has_changed:
+                raise CannotRead(f"{database}: was written to while it was read; ask again")
     except (sqlite3.DatabaseError, BadLedger) as error:
         raise Problem(not_a_ledger(database, error)) from error
     _tell(database, found)
@@ -153,12 +156,11 @@ def backup(database: str, copy: Path) -> None:
     check_folder(copy)
     if copy.exists():
         raise Problem(f"{copy}: is there already; write the name of a new file")
-    with closing(opened(database)):  # a ledger, whose newest events fit
-        pass
+    opened(database).close()  # a ledger, whose newest events fit
     part = copy.with_name(f"{copy.name}.part")
     try:
         with (
-            closing(sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)) as source,
+            closing(open_to_read(database)) as source,
             closing(sqlite3.connect(part)) as target,
         ):
             source.backup(target)  # in one step: what it copies is one moment's
@@ -174,9 +176,17 @@ def opened(database: str, is_read_only: bool = True) -> Ledger:
     """The ledger; read-only, it must be one already. Raises Problem."""
     check_folder(Path(database))
     try:
-        return Ledger(database, is_read_only=is_read_only)
+        return _Opened(database, is_read_only=is_read_only)
     except (sqlite3.DatabaseError, BadLedger) as error:
         raise Problem(not_a_ledger(database, error)) from error
+
+
+class _Opened(Ledger):
+    def close(self) -> None:
+        try:
+            super().close()
+        except CannotRead as error:
+            raise Problem(str(error)) from error
 
 
 def check_folder(file: Path) -> None:
@@ -186,8 +196,10 @@ def check_folder(file: Path) -> None:
 
 
 def not_a_ledger(database: str, error: Exception) -> str:
-    if isinstance(error, BadLedger):
+    if isinstance(error, BadLedger | CannotRead):
         return str(error)
+    if "locked" in str(error):
+        return f"{database}: somebody holds it locked; try again"
     return f"{database}: not a ledger ({error}); write the ledger's file, which registry.yaml names after 'database'"
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 from enforcer.registry.chain import GENESIS, link
+from enforcer.registry.reading import open_to_read
 
 VERSION = 2  # PRAGMA user_version; 0 with events in it is a ledger from before the hash chain
 TAIL = 64  # events whose hashes opening checks; `verify` checks all
@@ -24,11 +24,10 @@ class BadLedger(ValueError):
 def open_tables(path: str, is_read_only: bool = False, checks_tail: bool = True) -> sqlite3.Connection:
     """The open file, made when absent, with its newest events' hashes checked. Raises BadLedger, sqlite3.DatabaseError.
 
-    is_read_only: nothing is written; a file that is no ledger, or has no tables yet, is a BadLedger.
+    is_read_only: nothing is written, and the connection is an enforcer.registry.reading.ReadConnection; a file that is no ledger, or has no tables yet, is a BadLedger.
     """
-    name = f"{Path(path).resolve().as_uri()}?mode=ro" if is_read_only else path
     # Autocommit; each action opens its own transaction.
-    database = sqlite3.connect(name, isolation_level=None, uri=is_read_only)
+    database = open_to_read(path) if is_read_only else sqlite3.connect(path, isolation_level=None)
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         is_there = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'events'").fetchone()

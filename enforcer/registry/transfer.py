@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from enforcer.registry.journal import Journal
+from enforcer.registry.reading import open_to_read
 from enforcer.registry.states import IllegalTransition, LedgerEvent
 from enforcer.registry.tables import BadLedger
 
@@ -37,7 +38,7 @@ def migrate(old: str, new: str) -> int:
     """Write the events of a ledger without hash chain into a new file, with one. The old file stays as it is. Raises BadLedger, BadEvent."""
     if Path(new).exists():
         raise BadLedger(f"{new}: is there already; write the name of a new file")
-    database = sqlite3.connect(f"file:{Path(old).resolve().as_posix()}?mode=ro", uri=True)
+    database = open_to_read(old)
     try:
         if database.execute("PRAGMA user_version").fetchone()[0] != 0:
             raise BadLedger(f"{old}: has a hash chain already; use it as it is")
