@@ -219,14 +219,14 @@ def verify(run_dir: Path, quiet: bool) -> None:
     watcher = show(quiet)
     try:
         with _mistakes():
-            from testbed.session_verify import verify
+            from testbed.session_verify import other_kernel, verify
 
-            difference = verify(run_dir.resolve(), watcher)
+            difference, other = verify(run_dir.resolve(), watcher), other_kernel(run_dir.resolve())
     finally:
         watcher.close()
     if difference is not None:
-        raise click.ClickException(f"not identical: {difference}")
-    click.echo("identical: every record and the summary, byte for byte")
+        raise click.ClickException(f"not identical: {difference}{other and '; ' + other}")
+    click.echo(f"identical: every record and the summary, byte for byte{other and '; ' + other}")
 
 
 _name = click.option("--name", help="Which lab, when there are several (its name is its topology's).")

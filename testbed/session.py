@@ -18,12 +18,11 @@ from testbed.plan.load import load_plan
 from testbed.plan.plan import Plan
 from testbed.plan.store import write_plan
 from testbed.session_folder import PROJECT, FolderError
+from testbed.session_needs import missing
 from testbed.session_place import OTHER_KERNEL, Place, choose
 from testbed.session_progress import Quiet, Show
 from testbed.session_speed import faster
 from testbed.world import WorldError
-from testbed.world.capabilities import Capabilities
-from testbed.world.doctor import findings
 
 EXIT_CODES = {"passed": 0, "failed": 1, "broken": 3, "inconclusive": 3, "interrupted": 130}
 _FULL_BYTES = 64 * 1024
@@ -158,11 +157,11 @@ class _Session:
         started_s = time.monotonic()
         try:
             capabilities = self.place.capabilities()
-            self.state = folder_of.with_capabilities(self.state, capabilities)
+            self.state = folder_of.with_capabilities(self.state, capabilities, self.place.kernel())
             folder_of.write_state(self.run_dir, self.state)
-            if missing := _missing(self.plan, capabilities):
+            if lacking := missing(self.plan, capabilities):
                 other = f"\n  {OTHER_KERNEL}" if self.place.world == "namespaces" else ""
-                return self.end("broken", missing + other)
+                return self.end("broken", lacking + other)
             code = self._play()
         except WorldError as error:
             return self.end("broken", str(error))
@@ -260,18 +259,6 @@ def _write_broken(run_dir: Path, reason: str) -> None:
     with suppress(OSError):
         if not path.exists() or path.stat().st_size == 0:  # empty: the disk was full when the inside wrote it
             path.write_text(json.dumps({"reason": reason, "details": []}, indent=1) + "\n", encoding="utf-8")
-
-
-def _missing(plan: Plan, capabilities: Capabilities) -> str:
-    """What this plan needs and the kernel lacks, in a sentence; programs are looked for by what starts them."""
-    programs = capabilities.programs.keys()
-    needless = set() if plan.servers else {"tun"}
-    missing = [
-        f"{finding.title}: {finding.text}"
-        for finding in findings(capabilities)
-        if finding.status == "missing" and finding.name not in programs and finding.name not in needless
-    ]
-    return "this kernel lacks what the lab needs: " + "\n  ".join(missing) if missing else ""
 
 
 def _find(name: str | None, scenario: Path) -> Path | None:

@@ -132,10 +132,14 @@ def first_state(plan: Plan, folder: Path, config: dict[str, Any], options: dict[
     }
 
 
-def with_capabilities(state: dict[str, Any], capabilities: Capabilities) -> dict[str, Any]:
+def with_capabilities(
+    state: dict[str, Any], capabilities: Capabilities, kernel: dict[str, str] | None
+) -> dict[str, Any]:
+    """run.json with what the kernel can do that the lab is played in; kernel: which one it is, if it is the lab's own."""
     programs = {name: version for name, version in capabilities.programs.items() if version is not None}
     host = state["host"] | {"cpus": capabilities.cpus, "memory_bytes": capabilities.memory_bytes}
     return state | {
+        "kernel": kernel,
         "capabilities": asdict(capabilities),
         "host": host,
         "versions": state["versions"] | {"programs": programs},

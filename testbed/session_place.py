@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from testbed import command
 from testbed.plan.plan import Plan
@@ -19,6 +19,9 @@ from testbed.session_progress import Show, tell
 from testbed.world import WorldError, open_world
 from testbed.world.capabilities import Capabilities
 from testbed.world.doctor import probe
+
+if TYPE_CHECKING:
+    from testbed.world.uml.store import Kernel
 
 # The inside bounds each of its own steps; this ends one that hangs all the same.
 _INSIDE_SLACK_S = 300.0
@@ -47,6 +50,10 @@ class Place(Protocol):
         """What the kernel there can do. Raises WorldError."""
         ...
 
+    def kernel(self) -> dict[str, str] | None:
+        """Which kernel of the lab's own it is, for run.json; None for the host's. Raises WorldError."""
+        ...
+
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         """Runs testbed.timeline to its end: its exit code, 137 when it had to be killed. Raises WorldError."""
         ...
@@ -71,6 +78,9 @@ class InNamespaces:
             return probe()
         except WorldError as error:
             raise WorldError(f"{error}; {OTHER_KERNEL}") from None
+
+    def kernel(self) -> None:
+        return None
 
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S
@@ -97,12 +107,12 @@ class InKernel:
     stalled_after_s: float = 30.0
 
     def capabilities(self) -> Capabilities:
-        from testbed.world.uml.store import NoKernel, current
+        return Capabilities(**_current_kernel().capabilities)
 
-        try:
-            return Capabilities(**current().capabilities)
-        except NoKernel as error:
-            raise WorldError(str(error)) from None
+    def kernel(self) -> dict[str, str]:
+        found = _current_kernel()
+        facts = {"key": found.key, "release": found.release, "source": found.source}
+        return facts | {"compiler": found.compiler, "built": found.built}
 
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         from testbed.world.uml.machine import Stalled, VirtualTime, open_machine, quietest_cpu
@@ -132,6 +142,15 @@ class InKernel:
                 error.at_s = max(error.at_s, told.at_s)
                 raise WorldError(f"{error}; what was measured until then is kept") from None
             return running.wait()
+
+
+def _current_kernel() -> Kernel:
+    from testbed.world.uml.store import NoKernel, current
+
+    try:
+        return current()
+    except NoKernel as error:
+        raise WorldError(str(error)) from None
 
 
 class _Told:

@@ -55,6 +55,8 @@ def verify(run_dir: Path, watcher: Show) -> Difference | None:
         raise ValueError(
             f"{run_dir}: the run is {state['outcome']}; only one that was played to its end can be compared"
         )
+    if other := other_kernel(run_dir):
+        watcher.note(other)
     arguments = ["--links", options["links"]]
     arguments += ["--enforcer", options["enforcer"]] if options.get("enforcer") else []
     arguments += [word for wish in options.get("captures", ()) for word in ("--capture", wish)]
@@ -68,6 +70,22 @@ def verify(run_dir: Path, watcher: Show) -> Difference | None:
         return first_difference(run_dir, again)
 
 
+def other_kernel(run_dir: Path) -> str:
+    """In words, when the kernel a run is played in again is not that it was made with, or nobody knows; "" when it is.
+
+    Raises WorldError when there is none to play it in.
+    """
+    made, now = (read_state(run_dir) or {}).get("kernel"), InKernel("virtual").kernel()
+    if not made:
+        return f"run.json does not say which kernel the run was made with; this is {_kernel_words(now)}"
+    if made["key"] == now["key"] and made["compiler"] == now["compiler"]:
+        return ""
+    return (
+        f"the kernel is another one: the run was made with {_kernel_words(made)}, this is {_kernel_words(now)}; "
+        "two kernels need not give the same bytes"
+    )
+
+
 def first_difference(first: Path, second: Path) -> Difference | None:
     """Between two run folders' records and summaries, file by file."""
     for name in _COMPARED:
@@ -76,6 +94,10 @@ def first_difference(first: Path, second: Path) -> Difference | None:
             if before != after:
                 return _difference(name, number, before, after)
     return None
+
+
+def _kernel_words(kernel: dict[str, str]) -> str:
+    return f"{kernel['key']} (Linux {kernel['release']} of {kernel['source']}, {kernel['compiler']})"
 
 
 def _lines(path: Path) -> Iterator[bytes]:

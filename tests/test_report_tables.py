@@ -52,6 +52,20 @@ def lost_one(summary):
     return {**summary, "hurt": [row], "all": {**summary["all"], "outcomes": outcomes}, "harm": harm}
 
 
+def test_the_page_names_the_labs_own_kernel_where_it_was_played_in_one(story):
+    kernel = {
+        "key": "8c2883d44c327cdc",
+        "release": "6.1.192",
+        "source": "6.1.192-2",
+        "compiler": "gcc 12",
+        "built": "2026",
+    }
+    facts = dict(dict(machine(replace(story, run={**story.run, "kernel": kernel})))["Run"])
+    assert facts["the lab's own kernel"].startswith("8c2883d44c327cdc: Linux 6.1.192 of 6.1.192-2, gcc 12")
+    assert not [fact for fact in facts if fact.startswith("kernel ")]
+    assert "the lab's own kernel" not in dict(dict(machine(story))["Run"])
+
+
 def test_one_lost_attempt_is_told_alike_in_tile_and_text(story):
     summary = lost_one(story.summary)
     figure, what, more, kind = tiles(summary)[3]

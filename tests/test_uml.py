@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from testbed import session, session_place
 from testbed.cli import main
 from testbed.session_place import InKernel, InNamespaces, choose
-from testbed.session_verify import Difference, first_difference
+from testbed.session_verify import Difference, first_difference, other_kernel
 from testbed.world.capabilities import Capabilities
 from testbed.world.uml import build, store
 from testbed.world.uml.watch import Stalled, Watch
@@ -141,6 +141,38 @@ def test_the_first_difference_names_file_line_and_field(tmp_path):
     found = first_difference(one, short)
     assert found is not None and (found.file, found.line) == ("flows.jsonl.gz", 2)
     assert "the file ends here" in found.second
+
+
+def run_made_with(folder: Path, kernel: dict[str, str] | None) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"outcome": "passed", "kernel": kernel}), encoding="utf-8")
+    return folder
+
+
+def test_run_json_names_the_kernel_and_verify_says_when_it_is_another(cache, tmp_path):
+    kept = keep(cache, store.key_of("6.1.1-1"))
+    named = InKernel("virtual").kernel()
+    assert named == {
+        "key": kept.key, "release": "6.1.1", "source": "6.1.1-1", "compiler": "gcc", "built": kept.built
+    }  # fmt: skip
+    assert InNamespaces().kernel() is None
+    assert other_kernel(run_made_with(tmp_path / "same", named)) == ""
+    for change in ({"key": "0" * 16}, {"compiler": "gcc 13"}):
+        told = other_kernel(run_made_with(tmp_path / "-".join(change), named | change))
+        assert told.startswith("the kernel is another one: the run was made with ") and kept.key in told
+    assert "does not say which kernel" in other_kernel(run_made_with(tmp_path / "old", None))
+
+
+def test_the_command_tells_of_another_kernel_whatever_the_comparison_finds(cache, tmp_path, monkeypatch):
+    keep(cache, store.key_of("6.1.1-1"))
+    run = run_made_with(tmp_path / "run", InKernel("virtual").kernel() | {"key": "f" * 16})
+    monkeypatch.setattr("testbed.session_verify.verify", lambda *_: None)
+    asked = CliRunner().invoke(main, ["verify", str(run)])
+    assert asked.exit_code == 0 and "identical" in asked.output and "ffffffffffffffff" in asked.output
+    monkeypatch.setattr("testbed.session_verify.verify", lambda *_: Difference("a", 1, "b", "1", "2"))
+    asked = CliRunner().invoke(main, ["verify", str(run)])
+    assert asked.exit_code == 1 and "not identical: a:1: b" in asked.output
+    assert "the kernel is another one" in asked.output
 
 
 def test_verify_refuses_what_cannot_be_repeated(tmp_path):

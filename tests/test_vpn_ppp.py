@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from testbed import session, session_place
 from testbed.lab.vpn import VpnServers, VpnUnavailable, l2tp, ppp, pptp
 from testbed.lab.vpn.servers import option_problems
 from testbed.plan.load import check_paths
 from testbed.plan.plan import Tunnel, VpnServer
 from testbed.records import WitnessRecord
 from testbed.score.taps import _Wanted
-from testbed.world.capabilities import Capabilities
+from testbed.session_needs import missing
+from testbed.world.capabilities import FEATURES, Capabilities
 from testbed.world.doctor import can_run, findings
+from testbed.world.programs import PROGRAMS
 from tests.small_plan import small_plan
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +48,39 @@ def test_without_ppp_the_servers_are_skipped_and_a_tunnel_to_one_is_an_error(wit
         assert list(servers.skipped) == ["fra-l2tp"]
         with pytest.raises(VpnUnavailable, match=r"^alice-fra-l2tp: server fra-l2tp: no PPP in this kernel"):
             servers.client(TUNNEL)
+
+
+def able(**changes: Any) -> Capabilities:
+    """A kernel and a machine that have all a lab needs."""
+    every = {feature.name: True for feature in FEATURES}
+    programs = dict.fromkeys((program.name for program in PROGRAMS), "1")
+    return replace(Capabilities("6.1", "x86_64", True, 2, 2**30, **every, programs=programs), **changes)
+
+
+def test_a_run_is_refused_before_anything_is_built_where_its_tunnels_cannot_be(monkeypatch):
+    monkeypatch.setattr("testbed.session_needs.find", lambda name: name)
+    plan = small_plan(servers=(SERVER,), tunnels=(TUNNEL,))
+    assert missing(plan, able()) == ""
+    why = {"ppp": "ENOENT: No such file or directory"}
+    text = missing(plan, able(ppp=False, reasons=why))
+    assert "PPP (/dev/ppp: ENOENT: No such file or directory), which alice-fra-l2tp need" in text
+    assert "modprobe ppp_generic" in text
+    with monkeypatch.context() as without:
+        without.setattr("testbed.session_needs.find", lambda name: None if name == "xl2tpd" else name)
+        assert missing(plan, able()).endswith("sudo apt-get install xl2tpd")
+    # Controls: a server without a tunnel to it, and a tunnel of a protocol that needs no PPP.
+    assert missing(small_plan(servers=(SERVER,)), able(ppp=False)) == ""
+    other = replace(SERVER, protocol="wireguard")
+    assert missing(small_plan(servers=(other,), tunnels=(TUNNEL,)), able(ppp=False)) == ""
+
+
+def test_the_refusal_says_where_else_it_can_be_played_and_nothing_was_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_place.InNamespaces, "capabilities", lambda _self: able(ppp=False))
+    path = ROOT / "scenarios" / "old-protocols.scenario.yaml"
+    result = session.run(path, session.Options(clock="real", results=tmp_path, report=False))
+    assert (result.outcome, result.exit_code) == ("broken", 3)
+    assert "exporter-fra-l2tp" in result.reason and "--clock virtual" in result.reason
+    assert not (result.run_dir / "phases.json").exists() and not (result.run_dir / "events.jsonl").exists()
 
 
 def test_a_login_has_one_address_and_one_server():

@@ -48,11 +48,14 @@ def machine(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
         ("policy", plan.policy_file or "none: no enforcer"),
         ("scenario begins", plan.starts_at),
         ("clock", clock_words(story.summary)),
+        *_own_kernel(run.get("kernel")),
         ("duration", seconds(plan.duration_ns / 1e9)),
         *_commit(story),
     ]
     of_machine: list[tuple[str, str]] = []
     for key, value in flat:
+        if key.startswith("kernel "):
+            continue
         if key in _MACHINE_FACTS or key.startswith("host "):
             of_machine.append((_fact_words(key), value))
         elif not key.startswith(("versions ", "phases_s ", "took_s ", "git ")):
@@ -170,6 +173,14 @@ def _durations(took_s: Any) -> str:
     return ", ".join(
         f"{name} {seconds(each)}" for name, each in sorted(parts, key=lambda part: (-part[1], part[0]))
     )
+
+
+def _own_kernel(kernel: Any) -> list[tuple[str, str]]:
+    """The lab's own kernel, where it was played in one: whoever wants the same bytes again needs the same."""
+    if not isinstance(kernel, dict):
+        return []
+    words = f"{kernel['key']}: Linux {kernel['release']} of {kernel['source']}, {kernel['compiler']}, built {kernel['built']}"
+    return [("the lab's own kernel", words)]
 
 
 def _commit(story: Story) -> list[tuple[str, str]]:
