@@ -15,7 +15,7 @@ from typing import Any
 from enforcer.difference.change import EACH, Change, Outcome, Ports
 from enforcer.difference.changes import Difference
 from enforcer.difference.cover import NOT_VPN
-from enforcer.difference.prefixes import Prefix, Product, flat, text
+from enforcer.difference.prefixes import WIDTHS, Prefix, Product, flat, text
 from enforcer.difference.sides import LOOKS, Side
 from enforcer.difference.source import Listed
 from enforcer.difference.summary import Moment, Registrant, Summary, kind_of
@@ -144,7 +144,7 @@ class _Pieces:
         self._group_of: dict[int, int] = {}
         self._traffic: dict[int, str] = {}
         self._outcomes: dict[Outcome, str] = {}
-        self._texts: dict[tuple[Prefix, int], str] = {}
+        self._texts = {version: _Texts(version) for version in WIDTHS}
         self._single: dict[tuple[Prefix, int], str] = {}
 
     def gather(self) -> Iterator[tuple[tuple[Prefix, ...], int]]:
@@ -180,14 +180,7 @@ class _Pieces:
 
     def text(self, prefixes: tuple[Prefix, ...], version: int) -> str:
         """The list; CIDR notation needs no escapes in JSON."""
-        known = self._texts
-        words = []
-        for prefix in prefixes:
-            word = known.get((prefix, version))
-            if word is None:
-                word = known[prefix, version] = text(prefix, version)
-            words.append(word)
-        return '["' + '","'.join(words) + '"]'
+        return '["' + '","'.join(map(self._texts[version].__getitem__, prefixes)) + '"]'
 
     def _start(self, change: Change) -> str:
         traffic = self._traffic.get(id(change.traffic))
@@ -234,6 +227,17 @@ class _Pieces:
             return found
         index = self.indexes.get((id(prefixes), version)) if len(prefixes) >= _LONG else None
         return self.text(prefixes, version) if index is None else str(index)
+
+
+class _Texts(dict[Prefix, str]):
+    """CIDR notation of a family's prefixes, each made once."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+
+    def __missing__(self, prefix: Prefix) -> str:
+        found = self[prefix] = text(prefix, self._version)
+        return found
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
     """close: is told those of which it depends on their very addresses whether anything is left of them."""
     version = sides[0].version
     alone = Alone(sides)
+    empty: dict[object, int] = {}
     rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
     found: dict[_Key, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
     for look, transport in LOOKS.items():
@@ -93,7 +94,7 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
                 continue
             if pair not in rows:
                 rows[pair] = []
-                for row in _rows(result, sides, pair, alone, close):
+                for row in _rows(result, sides, pair, alone, empty, close):
                     key, turned = _key(row)
                     rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
             for row, traffic in rows[pair]:
@@ -109,12 +110,12 @@ def _rows(
     sides: tuple[Passing, Passing],
     judged: tuple[Judged, Judged],
     alone: Alone,
+    empty: dict[object, int],
     close: set[Label],
 ) -> Iterator[_Row]:
     version = sides[0].version
     regions = tuple(dict.fromkeys((*regions_of(judged[0]), *regions_of(judged[1]))))
     old, new = (side.layers(each, regions) for side, each in zip(sides, judged, strict=True))
-    empty: dict[object, int] = {}
     ended = result.old.entries.keys() - result.new.entries.keys()
     for mine, theirs in ((old, new), (new, old)):
         for layer in mine:

@@ -83,13 +83,15 @@ class Cover:
             self.add_crowd(port, *each)
 
     def same(self, rect: Rect) -> Rect | None:
-        """One with the same two sides that covers its port, if there is one."""
+        """The first by rank with the same two sides that covers its port, if there is one."""
         bucket = self._by_subscriber.get(rect.subscriber)
-        if bucket is not None:
-            for other in bucket.items.get(rect.endpoint, ()):
-                if other.port == 0 or other.port == rect.port:
-                    return other
-        return None
+        if bucket is None:
+            return None
+        found = None
+        for other in bucket.items.get(rect.endpoint, ()):
+            if other.port in (0, rect.port) and (found is None or other.rank < found.rank):
+                found = other
+        return found
 
     def overlaps(
         self, rect: Rect, before: tuple[int, ...] | None = None
@@ -192,14 +194,17 @@ class _Bucket:
     def shared(self, port: int) -> Iterator[tuple[int, tuple[Prefix, ...], Label]]:
         """All of them by port, in tuples that are made once: a whole side against a long list is then one step."""
         if self._shared is None:
-            found: dict[int, dict[Prefix, Label]] = {}
+            found: dict[int, dict[Prefix, None]] = {}
+            labels: dict[int, set[Label]] = {}
             for key, rects in self.items.items():
                 for rect in rects:
-                    found.setdefault(rect.port, {}).setdefault(key, rect.label)
+                    found.setdefault(rect.port, {})[key] = None
+                    labels.setdefault(rect.port, set()).add(rect.label)
             for each, (prefixes, label) in self.crowd.items():
-                found.setdefault(each, {}).update(dict.fromkeys(prefixes, label))
+                found.setdefault(each, {}).update(dict.fromkeys(prefixes))
+                labels.setdefault(each, set()).add(label)
             self._shared = {
-                each: (tuple(keys), min(keys.values(), key=_order)) for each, keys in sorted(found.items())
+                each: (tuple(keys), min(labels[each], key=_order)) for each, keys in sorted(found.items())
             }
         for each in (0, port) if port else self._shared:
             if each in self._shared:

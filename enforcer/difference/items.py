@@ -46,23 +46,28 @@ def items(old: Side, new: Side) -> dict[int, dict[Item, Both]]:
     share = _Share()
     shapes = shapes_of(old, new)
     matches: tuple[Match, Match] = (old.policy.match, new.policy.match)
-    is_one_shape = shapes[0] == shapes[1] and not is_joined(old, new)
-    before = old.entries if is_one_shape else {}
+    is_one_shape, is_one_match = shapes[0] == shapes[1], matches[0] == matches[1]
+    done: set[int] = set()
     for number, entry in old.entries.items():
         traits = share.traits(entry, matches[0])
-        # An entry that is the same on both sides is read once.
-        both = share.both(traits, traits if is_one_shape and new.entries.get(number) is entry else None)
+        its = new.entries.get(number) if is_one_shape else None
+        # Prefixes that are the same on both sides are read once; a single pair is one under every match.
+        if its is not None and _are_prefixes_same(entry, its) and (is_one_match or _is_single(entry)):
+            both = share.both(traits, share.traits(its, matches[1]))
+            done.add(number)
+        else:
+            both = share.both(traits, None)
         for version, line, endpoint in _rectangles(entry, shapes[0], matches[0], known):
             found[version][number, line, endpoint] = both
     for number, entry in new.entries.items():
-        if before.get(number) is entry:
+        if number in done:
             continue
         traits = share.traits(entry, matches[1])
         alone = share.both(None, traits)
         for version, line, endpoint in _rectangles(entry, shapes[1], matches[1], known):
-            its, item = found[version], (number, line, endpoint)
-            there = its.get(item)
-            its[item] = alone if there is None else share.both(there[0], traits)
+            here, item = found[version], (number, line, endpoint)
+            there = here.get(item)
+            here[item] = alone if there is None else share.both(there[0], traits)
     return found
 
 
@@ -126,9 +131,17 @@ class _Share:
 def _rectangles(
     entry: Entry, shape: Match, match: Match, known: dict[str, tuple[int, Prefix]]
 ) -> Iterable[tuple[int, Prefix, Prefix]]:
+    ones, others = entry.subscriber_prefixes, entry.endpoint_prefixes
     try:
-        lines = [known.get(each) or _read(each, known) for each in entry.subscriber_prefixes]
-        endpoints = [known.get(each) or _read(each, known) for each in entry.endpoint_prefixes]
+        if len(ones) == len(others) == 1 and shape == _PAIRS:
+            one, other = (
+                known.get(ones[0]) or _read(ones[0], known),
+                known.get(others[0]) or _read(others[0], known),
+            )
+            if one[0] == other[0]:
+                return ((one[0], one[1], other[1]),)
+        lines = [known.get(each) or _read(each, known) for each in ones]
+        endpoints = [known.get(each) or _read(each, known) for each in others]
     except (OSError, ValueError):
         check_prefixes(entry)
         raise
@@ -136,8 +149,6 @@ def _rectangles(
         return [(version, line, WHOLE) for version, line in lines]
     if shape == "endpoint":
         return [(version, WHOLE, endpoint) for version, endpoint in endpoints]
-    if len(lines) == len(endpoints) == 1 and lines[0][0] == endpoints[0][0]:
-        return ((lines[0][0], lines[0][1], endpoints[0][1]),)
     found = [
         (version, line, endpoint)
         for version, line in lines
@@ -149,6 +160,20 @@ def _rectangles(
     elif match == "endpoint":
         found += [(version, NOWHERE, endpoint) for version, endpoint in _without(endpoints, lines)]
     return found
+
+
+def _are_prefixes_same(one: Entry, other: Entry) -> bool:
+    return one is other or (
+        one.subscriber_prefixes == other.subscriber_prefixes
+        and one.endpoint_prefixes == other.endpoint_prefixes
+    )
+
+
+def _is_single(entry: Entry) -> bool:
+    """Whether it names one line and one endpoint of one family."""
+    return len(entry.subscriber_prefixes) == len(entry.endpoint_prefixes) == 1 and (
+        ":" in entry.subscriber_prefixes[0]
+    ) == (":" in entry.endpoint_prefixes[0])
 
 
 def _read(text: str, known: dict[str, tuple[int, Prefix]]) -> tuple[int, Prefix]:
