@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from enforcer.replay.lines import Addresses
 
 _DOT, _COLON, _ZERO = 0x2E, 0x3A, 0x30
+_PIECE = 1 << 14
 
 
 class NotAddresses(ValueError):
@@ -51,7 +52,7 @@ def column(values: pa.Array) -> Column:
         words = column(values.dictionary)
         return words.take(indices(values))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _texts(values.cast(pa.large_string()))
+        return _texts(values)
     if pa.types.is_integer(kind):
         numbers = values.to_numpy(zero_copy_only=False)
         if len(numbers) and (numbers.min() < 0 or numbers.max() > 0xFFFFFFFF):
@@ -72,55 +73,76 @@ def indices(values: pa.DictionaryArray) -> NDArray[Any]:
     return found
 
 
-def parse_four(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Dotted IPv4 addresses; text i is data[offsets[i]:offsets[i + 1]]. Raises NotAddresses."""
+def parse_four(data: NDArray[np.uint8], offsets: NDArray[Any]) -> NDArray[np.uint32]:
+    """Dotted IPv4 addresses; text i is data[offsets[i]:offsets[i + 1]], the first at 0. Raises NotAddresses."""
     count = len(offsets) - 1
-    if not count:
-        return np.zeros(0, np.uint32)
-    starts, ends = offsets[:-1], offsets[1:]
-    dots = np.flatnonzero(data == _DOT)
+    found = np.empty(count, np.uint32)
+    for first in range(0, count, _PIECE):  # what is worked on stays in the processor's cache
+        part = offsets[first : first + _PIECE + 1]
+        found[first : first + _PIECE] = _fours(data[part[0] : part[-1]], part - part[0])
+    return found
+
+
+def _fours(data: NDArray[np.uint8], offsets: NDArray[Any]) -> NDArray[np.uint32]:
+    """What is done byte by byte costs a tenth of what is done text by text: so the former where there is a choice."""
+    count = len(offsets) - 1
+    is_dot = data == _DOT
+    dots = np.flatnonzero(is_dot)
     if len(dots) != 3 * count:
         raise NotAddresses("a text is no IPv4 address")
-    dots = dots.reshape(count, 3)
-    digits = data - np.uint8(_ZERO)  # a dot becomes 254
-    if not ((digits <= 9) | (data == _DOT)).all():
+    padded = np.empty(len(data) + 3, np.uint8)
+    padded[:3] = 0
+    digits = padded[3:]
+    np.subtract(data, np.uint8(_ZERO), out=digits)
+    digits *= ~is_dot
+    if digits.max() > 9:
         raise NotAddresses("a text is no IPv4 address")
+    # The number of two digits that ends at each byte; where a text begins there is but one.
+    twos = padded[2:-1] * np.uint8(10)
+    twos += digits
+    starts = offsets[:-1].astype(np.intp)
+    if starts[-1] == len(data):
+        raise NotAddresses("a text is no IPv4 address")
+    twos[starts] = digits[starts]
+    ends = np.empty((4, count), np.intp)
+    ends[:3] = dots.reshape(count, 3).T
+    ends[3] = offsets[1:]
     total = np.zeros(count, np.uint32)
-    left = starts
-    for part in range(4):
-        right = dots[:, part] if part < 3 else ends
-        size = right - left
-        if ((size < 1) | (size > 3)).any():
+    left = starts - 1
+    for right in ends:
+        size = right - left  # the part and the dot before it
+        if size.min() < 2 or size.max() > 4:
             raise NotAddresses("a text is no IPv4 address")
-        value = digits[right - 1].astype(np.uint32)
-        # Before the first digit stands a dot or another text: it is read and multiplied away.
-        value += digits[np.maximum(right - 2, 0)] * (size >= 2).astype(np.uint32) * np.uint32(10)
-        value += digits[np.maximum(right - 3, 0)] * (size == 3).astype(np.uint32) * np.uint32(100)
-        if (value > 255).any():
+        value = (padded.take(right) * (size == 4)).astype(np.uint16)  # the digit three before the end
+        value *= np.uint16(100)
+        value += twos.take(right - 1)
+        if value.max() > 255:
             raise NotAddresses("a text is no IPv4 address")
-        total = total << np.uint32(8) | value
-        left = right + 1
+        total <<= np.uint32(8)
+        total |= value
+        left = right
     return total
 
 
-def _texts(values: pa.LargeStringArray) -> Column:
+def _texts(values: pa.Array) -> Column:
     count = len(values)
-    offsets = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + count + 1]
     if not count:
         return Column(None, np.zeros(0, np.uint32), None)
+    width = np.int64 if pa.types.is_large_string(values.type) else np.int32
+    offsets = np.frombuffer(values.buffers()[1], width)[values.offset : values.offset + count + 1]
     raw = values.buffers()[2]
     data = (
         np.frombuffer(raw, np.uint8)[offsets[0] : offsets[-1]] if raw is not None else np.zeros(0, np.uint8)
     )
     offsets = offsets - offsets[0]
-    colons = np.flatnonzero(data == _COLON)
-    if not len(colons):
+    if (data != _COLON).all():
         try:
             return Column(None, parse_four(data, offsets), None)
         except NotAddresses as error:
             raise NotAddresses(
                 f"{values[0].as_py()!r} is no IP address" if count == 1 else str(error)
             ) from error
+    colons = np.flatnonzero(data == _COLON)
     is_six = np.zeros(count, bool)
     is_six[np.searchsorted(offsets, colons, "right") - 1] = True
     six = np.zeros((count, 2), np.uint64)

@@ -156,12 +156,14 @@ def _read(
     from enforcer.replay.frames import frames
     from enforcer.replay.logs import Log
     from enforcer.replay.mapping import load_mapping, parse_mapping
+    from enforcer.replay.memory import keep_freed
     from enforcer.replay.replay_capture import CaptureReplay
     from enforcer.replay.replay_log import LogReplay
 
     if map_text and map_file:
         raise Mistake("write --map or --map-file, not both")
     _check_prefixes(inside)
+    keep_freed()
     shown = _Progress(source, result)
     if result.format in ("pcap", "pcapng"):
         given = [

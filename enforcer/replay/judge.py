@@ -44,6 +44,7 @@ STOPPED = np.array([reason in ("unregistered", "revoked") for reason in REASONS]
 _CODES = {recognised: code for code, recognised in enumerate(RECOGNISED) if recognised}
 _GRE_CODE = _CODES[Recognised("pptp", "gre")]
 _TRANSPORTS = {"udp": UDP, "tcp": TCP}
+_BY_UDP_PORT, _BY_TCP_PORT, _BY_NUMBER, _SERVICE = np.array([1, 2, 4, 8], np.uint8)
 # IPv4 header, then UDP or TCP header: the least a packet with a payload has in front of it.
 _HEADERS = {"udp": 28, "tcp": 40}
 
@@ -59,6 +60,7 @@ class Judged(NamedTuple):
     reason: NDArray[np.uint8]
     row: NDArray[np.int64]
     is_turned: NDArray[np.bool_]
+    is_answer: NDArray[np.uint8] | None
 
     def verdict(self, position: int) -> tuple[str, str | None, int, bool]:
         """Reason, protocol, row and is_turned of one line; for the check against decide."""
@@ -115,6 +117,14 @@ class Judge:
         self._is_service = np.zeros(1 << 16, bool)
         self._is_service[list(SERVICE_PORTS)] = True
         self._is_service[list(SERVICE_PORTS_OF_VPN)] = False
+        # What a port may mean, and which of it under each protocol: most lines are passed over by one read of each.
+        self._of_port = np.full(1 << 16, _BY_NUMBER, np.uint8)
+        self._of_protocol = np.where(self._numbers, _BY_NUMBER, 0).astype(np.uint8)
+        for number, bit in ((UDP, _BY_UDP_PORT), (TCP, _BY_TCP_PORT)):
+            of_one = self._ports[self._transports[number] : self._transports[number] + (1 << 16)]
+            self._of_port[of_one != 0] |= bit
+            self._of_protocol[number] |= bit
+        self._of_port[self._is_service] |= _SERVICE
         self._named = [
             (_code(named.protocol, named.protocol), PrefixSet(named.prefixes), _port_set(named.ports))
             for named in policy.named_endpoints
@@ -148,7 +158,8 @@ class Judge:
 
     def __call__(self, lines: Lines) -> Judged:
         """The verdicts. What stops a line is the policy's action, the same for all: reason "unregistered"."""
-        code, is_turned, at, mine = self._recognised(lines)
+        dst, src = self._of_port.take(lines.dst_port), self._of_port.take(lines.src_port)
+        code, is_turned, at, mine = self._recognised(lines, dst | src if self.direction == "either" else dst)
         if is_turned.any():
             mine = mine.turned(is_turned)
         reason = np.full(len(at), UNREGISTERED, np.uint8)
@@ -166,28 +177,27 @@ class Judge:
             else:
                 row[where] = self.tables.find(mine.take(where), found.kind, now_ns[where])
         reason[row >= 0] = REGISTERED
-        return Judged(at, code, reason, row, is_turned)
+        is_answer = src & ~dst & _SERVICE if self.direction == "either" else None
+        return Judged(at, code, reason, row, is_turned, is_answer)
 
     def unseen(self, lines: Lines, judged: Judged) -> Unseen:
         """What of these lines only packets could settle; each figure is (flows, packets, bytes)."""
-        may = lines.bytes >= self._smallest[lines.protocol]
+        may = lines.bytes >= self._smallest.take(lines.protocol)
         may[judged.at] = False
-        if (
-            self.direction == "either"
-        ):  # a service's answers: the line of the one who opened the flow is counted instead
-            may &= ~self._is_service[lines.src_port] | self._is_service[lines.dst_port]
+        if judged.is_answer is not None:
+            may &= judged.is_answer == 0
+        firsts = [np.count_nonzero(may), (lines.packets * may).sum(), (lines.bytes * may).sum()]
+        first_packets = np.array(firsts, np.int64)
         none = np.zeros(3, np.int64)
         is_gre = np.flatnonzero(lines.protocol == GRE)
         if not len(is_gre) or "pptp" not in self.policy.governs:
-            return Unseen(_sums(lines, np.flatnonzero(may)), none, none)
+            return Unseen(first_packets, none, none)
         gre = lines.take(is_gre)
         now_ns = gre.start_ns if self.at_ns is None else np.full(len(gre), self.at_ns, np.int64)
         code = np.full(len(gre), _GRE_CODE, np.uint8)
         uncovered = (self.tables.find(gre, "gre", now_ns) < 0) & ~self._is_exempt(gre, code)
         everything = np.arange(len(gre))
-        return Unseen(
-            _sums(lines, np.flatnonzero(may)), _sums(gre, everything), _sums(gre, everything[uncovered])
-        )
+        return Unseen(first_packets, _sums(gre, everything), _sums(gre, everything[uncovered]))
 
     def registrations(self, judged: Judged) -> NDArray[np.int64]:
         """The number of the registration that covers each line of judged.at; 0 without one."""
@@ -205,35 +215,32 @@ class Judge:
         ) and (reason == "unregistered") == (verdict.action != "pass")
 
     def _recognised(
-        self, lines: Lines
+        self, lines: Lines, of_ports: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64], Lines]:
-        """Code, whether turned, position, and the lines, of those recognised; in decide's order: numbers, names, ports."""
-        transport = self._transports[lines.protocol]
-        by_number = self._numbers[lines.protocol]
-        to_port = self._ports[transport + lines.dst_port]
-        from_port = self._ports[transport + lines.src_port] if self.direction == "either" else None
-        some = by_number | to_port
-        if from_port is not None:
-            some |= from_port
-        may = some != 0
+        """Code, whether turned, position, and the lines, of those recognised; in decide's order: numbers, names, ports.
+
+        of_ports: what the ports of each line that count may mean.
+        """
+        may = (of_ports & self._of_protocol.take(lines.protocol)) != 0
         if self._named:
             may |= self._any_named.may_hold(lines.version, lines.src)
             may |= self._any_named.may_hold(lines.version, lines.dst)
         at = np.flatnonzero(may)
-        code = by_number[at]
         is_turned = np.zeros(len(at), bool)
         mine = lines if len(at) == len(lines) else lines.take(at)
+        code = self._numbers[mine.protocol]
+        transport = self._transports[mine.protocol]
         if self._named:
-            has_ports = transport[at] != 0
+            has_ports = transport != 0
             for named, prefixes, ports in self._named:
                 fits = np.zeros(len(at), bool)
                 for address, port in ((mine.dst, mine.dst_port), (mine.src, mine.src_port)):
                     fits |= prefixes.holds(lines.version, address) & (True if ports is None else ports[port])
                 code = np.where((code == 0) & has_ports & fits, named, code)
-        found = np.where(self._is_service[mine.src_port], 0, to_port[at]).astype(np.uint8)
-        code = np.where(code == 0, found, code)
-        if from_port is not None:
-            found = np.where(self._is_service[mine.dst_port], 0, from_port[at]).astype(np.uint8)
+        found = np.where(self._is_service[mine.src_port], 0, self._ports[transport + mine.dst_port])
+        code = np.where(code == 0, found.astype(np.uint8), code)
+        if self.direction == "either":
+            found = np.where(self._is_service[mine.dst_port], 0, self._ports[transport + mine.src_port])
             is_turned = (code == 0) & (found != 0)
             code = np.where(is_turned, found, code)
         kept = np.flatnonzero(code)

@@ -16,7 +16,7 @@ from enforcer.replay.result import FlowLogFacts, Result
 from enforcer.replay.tally import Rows
 
 # Of each batch: lines taken from all of them, and from the recognised ones; of the first batch many more.
-_ANY, _RECOGNISED, _FIRST = 8, 24, 1000
+_ANY, _RECOGNISED, _FIRST = 4, 12, 1000
 
 
 class Mismatch(Exception):
@@ -76,7 +76,7 @@ class LogReplay:
 
     def _count_pairs(self, lines: Lines, judged: list[Judged]) -> None:
         if len(judged) == 1:
-            at, code, reason, _, turned = judged[0]
+            at, code, reason, _, turned, _ = judged[0]
             registration = self._judges[0].registrations(judged[0])
             other = reason
             keep = np.flatnonzero(STOPPED[reason])
