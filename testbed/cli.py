@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from testbed import VERSION, cli_told, command
-from testbed.cli_errors import Impossible, Mistake
+from testbed.cli_errors import Impossible, Mistake, mistakes
 from testbed.cli_kernel import kernel
+from testbed.cli_lab import LAB_COMMANDS
 from testbed.cli_words import Jobs, Seeds
 
 _PATH = click.Path(path_type=Path)
@@ -83,7 +82,7 @@ def run(
     """
     scenario, *others = scenarios
     if others or seeds is not None:
-        with _mistakes(as_json):
+        with mistakes(as_json):
             from testbed import cli_many
 
             cli_many.check_seeds(seeds, given["seed"])
@@ -91,7 +90,7 @@ def run(
             arguments = cli_many.arguments(captures, no_report, given)
             code = cli_many.play_many(wanted, arguments, jobs, quiet, as_json)
         sys.exit(code)
-    with _mistakes(as_json):
+    with mistakes(as_json):
         from testbed.session import Options, run
         from testbed.session_progress import show
 
@@ -198,7 +197,7 @@ def report(run_dir: Path, quiet: bool) -> None:
         )
     watcher = show(quiet)
     try:
-        with _mistakes():
+        with mistakes():
             try:
                 finish_killed(run_dir)
                 lines = score_and_report(run_dir, watcher)
@@ -218,7 +217,7 @@ def verify(run_dir: Path, quiet: bool) -> None:
 
     watcher = show(quiet)
     try:
-        with _mistakes():
+        with mistakes():
             from testbed.session_verify import other_kernel, verify
 
             difference, other = verify(run_dir.resolve(), watcher), other_kernel(run_dir.resolve())
@@ -229,155 +228,9 @@ def verify(run_dir: Path, quiet: bool) -> None:
     click.echo(f"identical: every record and the summary, byte for byte{other and '; ' + other}")
 
 
-_name = click.option("--name", help="Which lab, when there are several (its name is its topology's).")
-
-
-@main.command()
-@click.argument("topology", type=_FILE)
-@click.option("--policy", type=_FILE, help="Put enforcers with this policy on the gateways.")
-@click.option("--name", help="What to call the lab; its topology's name otherwise.")
-@click.option("--links", type=click.Choice(["auto", "netem", "nfqueue"]), default="auto", show_default=True)
-@click.option(
-    "--capture", "captures", multiple=True, metavar="NODE[:PORT]", help="Capture to pcapng; may be repeated."
-)
-@click.option("--quiet", is_flag=True, help="No progress.")
-def up(
-    topology: Path, policy: Path | None, name: str | None, links: Any, captures: tuple[str, ...], quiet: bool
-) -> None:
-    """Start a lab and leave it running."""
-    from testbed.session_progress import show
-
-    watcher = show(quiet)
-    try:
-        with _mistakes():
-            from testbed.lab import interactive
-
-            lab = interactive.up(
-                topology, policy, name=name, links=links, captures=captures, on_progress=watcher.phase
-            )
-    finally:
-        watcher.close()
-    if warning := interactive.warning(lab.folder):
-        click.echo(warning, err=True)
-    typed = command()
-    click.echo(f"lab '{lab.name}' is up: {typed} ps; {typed} exec NODE -- CMD; {typed} shell; {typed} down")
-
-
-@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("node")
-@click.argument("argv", nargs=-1, required=True, metavar="-- CMD…", type=click.UNPROCESSED)
-@_name
-def exec_(node: str, argv: tuple[str, ...], name: str | None) -> None:
-    """Run a program on a node of a running lab."""
-    with _mistakes():
-        from testbed.lab import interactive
-
-        sys.exit(interactive.execute(node, argv, name))
-
-
-@main.command()
-@_name
-def shell(name: str | None) -> None:
-    """Mininet's command line on a running lab."""
-    with _mistakes():
-        from testbed.lab import interactive
-
-        sys.exit(interactive.shell(name))
-
-
-@main.command()
-@_name
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def ps(name: str | None, as_json: bool) -> None:
-    """Show a running lab's nodes, addresses, programs and links."""
-    with _mistakes():
-        from testbed.lab import interactive
-
-        sys.exit(interactive.show(name, as_json=as_json))
-
-
-@main.command()
-@_name
-def down(name: str | None) -> None:
-    """End a running lab."""
-    with _mistakes():
-        from testbed.lab import interactive
-
-        lab = interactive.find(name, must_run=False)
-        was_running = lab.is_running
-        captures = interactive.down(lab.name)
-    click.echo(f"lab '{lab.name}' {'is down' if was_running else 'had ended by itself; it is cleared away'}")
-    for capture in captures:
-        click.echo(f"capture: {capture}")
-
-
-@main.command()
-@click.argument("topology", type=_FILE)
-@click.option("--policy", type=_FILE, help="Show where the enforcers of this policy stand.")
-@click.option("--format", "form", type=click.Choice(["svg", "mermaid"]), default="svg", show_default=True)
-@click.option("--output", "-o", type=_PATH, help="Write to this file instead of standard output.")
-def graph(topology: Path, policy: Path | None, form: str, output: Path | None) -> None:
-    """Draw a topology."""
-    with _mistakes():
-        from testbed.lab import graph, graph_mermaid
-        from testbed.plan.load import load_topology_plan
-
-        plan = load_topology_plan(topology, policy)
-        text = graph.to_svg(plan) if form == "svg" else graph_mermaid.to_mermaid(plan)
-        if output:
-            output.write_text(text, encoding="utf-8")
-        else:
-            click.echo(text, nl=False)
-
-
 main.add_command(kernel)
-
-
-@contextmanager
-def _mistakes(as_json: bool = False) -> Iterator[None]:
-    """The one place where what a user can cause becomes a message and an exit code; as_json: mistakes as an object."""
-    try:
-        with _messages():
-            yield
-    except Mistake as error:
-        if not as_json or error.exit_code != Mistake.exit_code:
-            raise
-        click.echo(json.dumps(cli_told.mistake(error.message, error.__cause__)))
-        sys.exit(error.exit_code)
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    from enforcer.yamlfile import FileError
-
-    try:
-        yield
-    except FileError as error:
-        raise Mistake(str(error)) from error
-    except ValueError as error:
-        raise Mistake(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise Impossible(f"{where}{error.strerror or error}") from None
-    except Exception as error:
-        _known(error)
-        raise
-
-
-def _known(error: Exception) -> None:
-    """The errors of modules that are imported only when used; raises its message if it is one of them."""
-    modules = sys.modules
-    folder = modules.get("testbed.session_folder")
-    if folder is not None and isinstance(error, folder.FolderError):
-        raise Mistake(str(error)) from None
-    world = modules.get("testbed.world")
-    if world is not None and isinstance(error, world.WorldError):
-        raise Impossible(str(error)) from None
-    interactive = modules.get("testbed.lab.interactive")
-    if interactive is not None and isinstance(error, interactive.InteractiveError):
-        raise Impossible("\n  ".join([str(error), *error.details])) from None  # type: ignore[attr-defined]
+for _each in LAB_COMMANDS:
+    main.add_command(_each)
 
 
 def _not_writable(run_dir: Path, path: Path) -> str:
