@@ -61,7 +61,17 @@ def test_the_same_list_twice_is_no_difference():
     result = diff("--at", AT, "--policy", BORDER, BEFORE, BEFORE)
 
     assert result.exit_code == 0 and "No verdict changes" in result.output
+    assert "OLD and NEW are one and the same file" in result.output
     assert diff("--at", AT, "--policy", BORDER, BEFORE, AFTER).exit_code == 1  # control
+
+
+def test_a_copy_is_no_difference_and_not_the_same_file(tmp_path):
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(BEFORE.read_bytes())
+
+    result = diff("--at", AT, "--policy", BORDER, BEFORE, copy)
+
+    assert result.exit_code == 0 and "same file" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,16 @@ def test_every_wrong_entry_is_told_with_its_place(which, tmp_path):
         assert there.replace("\\", "").startswith(f'"{key}"')
 
 
+def test_what_is_no_number_is_told_in_the_files_words(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(BEFORE.read_text().replace('"registration": 9', '"registration": "nine"'))
+    assert path.read_text() != BEFORE.read_text()
+
+    result = diff("--policy", BORDER, BEFORE, path)
+
+    assert result.exit_code == 2 and "registration: nine: a whole number is needed here" in result.output
+
+
 def test_the_problems_of_all_files_are_told_at_once(tmp_path):
     policy = tmp_path / "bad.policy.yaml"
     policy.write_text(BORDER.read_text().replace("mode: enforce", "mode: enforced"))
@@ -176,13 +196,14 @@ def test_a_file_of_another_kind_says_what_it_seems_to_be(content, says, tmp_path
 @pytest.mark.parametrize(
     "words, says",
     [
+        ((), "nothing to compare: write `enforcer diff OLD NEW --policy POLICY`"),
         ((BEFORE, AFTER), "no old policy: write --policy FILE"),
         ((BORDER, NEXT), "no old allowlist: write --allowlist FILE"),
         ((BORDER, AFTER), "write two of a kind"),
         ((BORDER,), "OLD without NEW"),
         ((BORDER, NEXT, "--old-policy", BORDER, "--allowlist", BEFORE), "the old policy is there twice"),
         ((BEFORE, AFTER, "--policy", BORDER, "--at", "soon"), "--at: 'soon' is not a time"),
-        ((BEFORE, AFTER, "--policy", BORDER, "--horizon", "7"), "--horizon: '7' has no unit"),
+        ((BEFORE, AFTER, "--policy", BORDER, "--horizon", "7"), "--horizon: '7' has no unit; write 7d"),
         ((BEFORE, AFTER, "--policy", AFTER), "a policy is needed here, and this seems to be an allowlist"),
         ((BEFORE, AFTER, "--policy", BORDER, "--split"), "--split is for --json"),
     ],

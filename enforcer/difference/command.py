@@ -56,7 +56,7 @@ def diff(old: Path | None, new: Path | None, at: str | None, horizon: str, **opt
     try:
         horizon_ns = parse_duration(horizon)
     except UnitError as error:
-        raise Mistake(f"--horizon: {error}") from error
+        raise Mistake(f"--horizon: {error.what}; write 7d, 12h or 30m") from error
     from enforcer.difference.source import without_collecting
 
     sides = {
@@ -114,7 +114,7 @@ def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -
     read: dict[object, Any] = {}
 
     def tried(reader: Callable[[Path], T], path: Path) -> T | None:
-        key = (path, reader)
+        key = (path.resolve(), reader)
         try:
             if key not in read:
                 read[key] = reader(path)
@@ -125,6 +125,11 @@ def _inputs(old: Path | None, new: Path | None, named: dict[str, Path | None]) -
 
     if (old is None) != (new is None):
         raise Mistake("OLD without NEW: write two policies, or two allowlists")
+    if old is None and not any(named.values()):
+        raise Mistake(
+            "nothing to compare: write `enforcer diff OLD NEW --policy POLICY` for two allowlists, or "
+            "`enforcer diff OLD NEW --allowlist LIST` for two policies"
+        )
     found: dict[str, Any] = {}
     if old is not None and new is not None:
         pair = tried(read_either, old), tried(read_either, new)

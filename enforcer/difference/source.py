@@ -238,12 +238,14 @@ def _entry(value: Any, others: dict[int, Entry], seen: _Seen) -> Entry | tuple[s
         for key in _KEYS:
             if key not in value:
                 return "", f"{key!r} is missing", f'add "{key}": …'
-        what = str(error)
-        return (
-            _culprit(value),
-            what.split(": ", 1)[-1] if what.startswith("registration ") else what,
-            "correct it",
-        )
+        key, what = _culprit(value), str(error)
+        if key and what.startswith("invalid literal for int()"):
+            return (
+                key,
+                f"{str(value[key])[:40]}: a whole number is needed here",
+                "write digits, without quotes",
+            )
+        return key, what.split(": ", 1)[-1] if what.startswith("registration ") else what, "correct it"
     if entry.registration in others:
         return "registration", f"{entry.registration} is there twice", "keep one of them"
     seen.add(entry)

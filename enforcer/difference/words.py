@@ -34,6 +34,8 @@ def told(
     lines = [_heading(difference, lists, at_ns), ""]
     if not difference.changes:
         lines.append("No verdict changes: every subscriber, endpoint, protocol and port is judged as before.")
+        if lists[0] is lists[1] and difference.old.policy is difference.new.policy:
+            lines.append("OLD and NEW are one and the same file: give the one before and the one after.")
     lines += _people(summary)
     lines += _opened(summary, limit)
     if summary.stops and summary.is_stop_seen:
