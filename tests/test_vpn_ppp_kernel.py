@@ -69,4 +69,4 @@ def test_a_broken_enforcer_fails_it(tmp_path, mode):
 def test_in_namespaces_of_a_kernel_without_ppp_it_is_refused_with_the_reason(tmp_path):
     result = play(tmp_path, clock="real")
     assert result.outcome == "broken"
-    assert "no PPP in this kernel" in (result.run_dir / "broken.json").read_text()
+    assert "PPP (/dev/ppp" in (result.run_dir / "broken.json").read_text()

@@ -46,6 +46,8 @@ SHORTCOMINGS = (
 MOST_CELLS = 2_000_000
 MOST_FLOWS = 262_144
 
+# Only the first network namespace shows it.
+_JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 _TRANSPORTS = {6: "tcp", 17: "udp", 50: "esp", 51: "ah", 47: "gre", 1: "icmp", 58: "icmpv6", 255: "0"}
 
 
@@ -302,13 +304,22 @@ def refuse(policy: Policy, inside: tuple[str, ...]) -> None:
         )
 
 
-def _no_load(error: OSError) -> str:
-    if error.errno in (errno.EPERM, errno.EACCES):
+def _no_load(error: OSError, jit: Path = _JIT) -> str:
+    try:
+        has_jit = jit.read_text(encoding="ascii").strip() != "0"
+    except OSError:  # the setting is there where a JIT is; an ordinary user may not read it
+        has_jit = jit.exists()
+    if error.errno == errno.EINVAL and not has_jit:
+        return (
+            f"the kernel refuses the classifier ({error}): it seems to run BPF programs without a JIT compiler, and then they may have no "
+            "callbacks; turn it on (sysctl net.core.bpf_jit_enable=1, kernel option CONFIG_BPF_JIT), or use dataplane: nft"
+        )
+    if error.errno == errno.EPERM:
         return (
             f"the kernel does not let this user load BPF programs ({error.strerror}); run it as root (CAP_SYS_ADMIN, CAP_NET_ADMIN "
             "of the first user namespace), or use dataplane: nft"
         )
-    return f"the kernel cannot load the classifier ({error}); it needs Linux 5.17 with BTF; or use dataplane: nft"
+    return f"the kernel's verifier refuses the classifier ({error}); it needs Linux 5.17 with BTF; or use dataplane: nft"
 
 
 def _tracked(flow: FlowState) -> conntrack.Tracked:

@@ -114,12 +114,15 @@ INLINE void read_payload(struct __sk_buff *skb, struct packet *p)
 	p->loaded = 1;
 	if (p->protocol == GRE)
 		p->dst_port = 0;
-	u32 size = p->payload_length;
-	if (size > MOST_PAYLOAD - 1)
-		size = MOST_PAYLOAD - 1;
-	asm volatile("" : "+r"(size));
-	size &= MOST_PAYLOAD - 1;
-	if (size == 0 || load(skb, p->offset, p->payload, size, BPF_HDR_START_NET))
+	if (!p->payload_length)
+		return;
+	/* The size is said as 1 + something: before Linux 6.8 the verifier does not follow from "size != 0" that it is at least 1. */
+	u32 more = p->payload_length - 1;
+	if (more > MOST_PAYLOAD - 2)
+		more = MOST_PAYLOAD - 2;
+	asm volatile("" : "+r"(more));
+	more &= MOST_PAYLOAD - 1;
+	if (load(skb, p->offset, p->payload, more + 1, BPF_HDR_START_NET))
 		p->payload_length = 0;
 }
 
