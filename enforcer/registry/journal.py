@@ -14,7 +14,7 @@ from enforcer.registry.chain import canonical, link
 from enforcer.registry.past import allowlist_at, events_of, replayed, write_checkpoints
 from enforcer.registry.reading import CannotRead, ReadConnection
 from enforcer.registry.states import LedgerEvent, Registration, after
-from enforcer.registry.tables import last_event, open_tables, transaction
+from enforcer.registry.tables import last_event, moment, open_tables, transaction
 
 _KEPT = 65_536  # registrations held in memory; any other is replayed from its own events (some 50 µs)
 
@@ -43,9 +43,10 @@ class Journal:
         version = self.database.execute("PRAGMA data_version").fetchone()[0]
         if always or version != self._version:
             self._version = version
-            self.sequence, self.hash = last_event(self.database)
-            self.serial: int = self._one("SELECT coalesce(max(serial), 0) FROM changes")
-            self.count: int = self._one("SELECT coalesce(max(registration), 0) FROM standing")
+            with moment(self.database):
+                self.sequence, self.hash = last_event(self.database)
+                self.serial: int = self._one("SELECT coalesce(max(serial), 0) FROM changes")
+                self.count: int = self._one("SELECT coalesce(max(registration), 0) FROM standing")
             self._registrations: dict[int, Registration] = {}
             self._entries: dict[int, Entry] | None = None
 

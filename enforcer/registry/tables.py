@@ -44,7 +44,8 @@ def open_tables(path: str, is_read_only: bool = False, checks_tail: bool = True)
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA cache_size = -65536")  # KiB at most; the indexes of a million registrations
         if checks_tail:
-            _check_tail(database, path)
+            with moment(database):
+                _check_tail(database, path)
     except BaseException:
         database.close()
         raise
@@ -62,6 +63,19 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         with contextlib.suppress(sqlite3.OperationalError):  # a full disk has rolled back already
             database.execute("ROLLBACK")
         raise
+
+
+@contextlib.contextmanager
+def moment(database: sqlite3.Connection) -> Iterator[None]:
+    """Everything the body reads is of one moment, whoever writes beside."""
+    if database.in_transaction:
+        yield
+        return
+    database.execute("BEGIN")
+    try:
+        yield
+    finally:
+        database.execute("COMMIT")
 
 
 def last_event(database: sqlite3.Connection) -> tuple[int, bytes]:
