@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from enforcer.registry.exchange import forms_csv, read_forms
 from enforcer.registry.journal import change
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.past import write_checkpoints
+from enforcer.registry.reading import open_to_read
 from enforcer.registry.states import Application, Registration
 from enforcer.registry.tables import open_tables, transaction
 from enforcer.registry.verification import verify_chain, verify_derived
@@ -159,10 +161,10 @@ def _measure(path: Path, repeats: int, verifies: bool) -> None:
     row(f"{_BULK:,} rows taken, all in one", lambda _: apply_all(ledger, rows), 1)
     ledger.close()
     if verifies:
-        database = Ledger(str(path))._journal.database
-        now = verify_chain(database).head
-        row("verify: every hash", lambda _: _whole(verify_chain(database)), 1)
-        row("verify: everything derived", lambda _: _whole(verify_derived(database, now)), 1)
+        with closing(open_to_read(path)) as database:
+            now = verify_chain(database).head
+            row("verify: every hash", lambda _: _whole(verify_chain(database)), 1)
+            row("verify: everything derived", lambda _: _whole(verify_derived(database, now)), 1)
     print(f"\nmost memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from enforcer.registry.chain import GENESIS, canonical, event_link, link
 from enforcer.registry.journal import Journal
 from enforcer.registry.ledger import BadLedger, Ledger
 from enforcer.registry.past import STEP
+from enforcer.registry.reading import open_to_read
 from enforcer.registry.states import Application
 from enforcer.registry.tables import TAIL
 from enforcer.registry.verification import Witness, verify_chain, verify_derived
@@ -171,13 +173,14 @@ def test_a_wrong_checkpoint_is_found(tmp_path, monkeypatch):
     assert "the checkpoint after event 100 does not say what the events say" in ledger_says(path)
 
 
-def test_checkpoints_are_kept_up_while_a_registry_serves(monkeypatch):
+def test_checkpoints_are_kept_up_while_a_registry_serves(tmp_path, monkeypatch):
     monkeypatch.setattr("enforcer.registry.past.STEP", 3)
-    ledger = Ledger(":memory:")
+    ledger = Ledger(str(tmp_path / "ledger.sqlite"))
     for expected in ([], [], [3], [3], [3], [3, 6]):
         ledger.apply(FORM)
         ledger.keep_checkpoints()
-        rows = ledger._journal.database.execute("SELECT sequence FROM checkpoints").fetchall()
+        with closing(open_to_read(tmp_path / "ledger.sqlite")) as beside:
+            rows = beside.execute("SELECT sequence FROM checkpoints").fetchall()
         assert [sequence for (sequence,) in rows] == expected
     assert ledger.state_at(0).counts() == {"pending": 6}
 
