@@ -13,12 +13,15 @@ import pyarrow.parquet as parquet
 from enforcer.replay.convert import Converter, NotLines
 from enforcer.replay.lines import Lines
 from enforcer.replay.mapping import Mapping, choose
+from enforcer.replay.regular import Regular, layout_of
 from enforcer.replay.source import Damage, Damages, Source
 
 # Large enough that a block's fixed costs vanish, small enough for a few of them in memory.
 _BLOCK_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
 _BATCH_LINES = 1 << 17
+_HEAD_BYTES = 1 << 16
+_MOST_IRREGULAR = 3  # blocks on end, and no more is tried without Arrow
 _MOST_BAD_LINES = 1000
 _COLUMN_BUFFER_BYTES = 1 << 20
 # Of a text that stands in a dictionary, with its share of that. An address in full takes 11 and more.
@@ -94,6 +97,9 @@ class Log:
         """Blocks that end with a line; a block that does not convert is halved until the wrong lines stand alone."""
         line = 2
         self._types: dict[str, pa.DataType] | None = None
+        self._regular: Regular | None = None
+        self._irregular = 0
+        self._counted: int | None = None  # lines of the last block, where that was found by the way
         # One buffer for all blocks: new memory for each costs as much as parsing does.
         held = bytearray(_BLOCK_BYTES + len(self._rest))
         held[: len(self._rest)] = self._rest
@@ -103,7 +109,7 @@ class Log:
             end = size if is_end else held.rfind(b"\n", 0, size) + 1
             if end:
                 yield from self._whole(held, end, line)
-                line += held.count(b"\n", 0, end)
+                line += held.count(b"\n", 0, end) if self._counted is None else self._counted
                 self._offset += end
                 held[: size - end] = held[end:size]
                 size -= end
@@ -119,25 +125,47 @@ class Log:
     def _fill(self, held: bytearray, size: int) -> tuple[int, bool]:
         """Read until the buffer is full. Returns how much it holds, and whether the file has ended."""
         while size < len(held):
-            more = self.source.read(min(_PIECE_BYTES, len(held) - size))
+            with memoryview(held) as view, view[size : size + _PIECE_BYTES] as free:
+                more = self.source.read_into(free)
             if not more:
                 return size, True
-            held[size : size + len(more)] = more
-            size += len(more)
+            size += more
         return size, False
 
     def _whole(self, held: bytearray, end: int, line: int) -> Iterator[Lines]:
         """The lines of a block, which is mostly without damage."""
-        if self._types is not None:
-            try:
-                # Parsed where it stands; what comes of it is copied.
-                found = list(self._converter.lines(self._table(pa.py_buffer(memoryview(held)[:end]))))
-            except (pa.ArrowInvalid, NotLines):
-                pass
-            else:
-                yield from found
-                return
-        yield from self._block(bytes(memoryview(held)[:end]), line, self._offset)
+        # Parsed where it stands; what comes of it is copied.
+        block = memoryview(held)[:end]
+        if self._types is None and bytes(block[:_HEAD_BYTES]).strip():
+            self._types = self._guess_types(bytes(block[:_HEAD_BYTES]))
+            first = bytes(block[:_HEAD_BYTES]).split(b"\n", 1)[0].decode("utf-8", "replace")
+            layout = layout_of(self.mapping, self._header, self._separator, self._time_zone, first)
+            self._regular = Regular(layout) if layout else None
+        try:
+            found = self._regular_lines(block)
+            if found is None and self._types is not None:
+                found = list(self._converter.lines(self._table(pa.py_buffer(block))))
+        except (pa.ArrowInvalid, NotLines):
+            found = None
+        if found is None:
+            yield from self._block(bytes(block), line, self._offset)
+        else:
+            yield from found
+
+    def _regular_lines(self, block: memoryview) -> list[Lines] | None:
+        """What can be read without Arrow, and the few lines that cannot, with it. Raises as it does."""
+        self._counted = None
+        if self._regular is None:
+            return None
+        parsed = self._regular.parse(block)
+        self._counted = parsed.size if parsed else None
+        self._irregular = 0 if parsed else self._irregular + 1
+        if self._irregular == _MOST_IRREGULAR:
+            self._regular = None
+        if parsed is None:
+            return None
+        odd = self._converter.lines(self._table(pa.py_buffer(parsed.odd))) if parsed.odd else ()
+        return [parsed.lines, *odd] if len(parsed.lines) else list(odd)
 
     def _block(self, block: bytes, line: int, offset: int) -> Iterator[Lines]:
         if not block.strip():

@@ -143,6 +143,14 @@ class Source:
             self.breaks = f"the compressed file breaks off: {error}"
         return b""
 
+    def read_into(self, free: memoryview) -> int:
+        """What read(len(free)) does, put where it is wanted; returns how much."""
+        if self._stream is self._raw and not self._held:
+            return self._raw.readinto(free)  # type: ignore[attr-defined]
+        part = self.read(len(free))
+        free[: len(part)] = part
+        return len(part)
+
     def progress(self) -> float:
         """How much of the file was read, 0..1."""
         return self._raw.tell() / self.size if self.size else 1.0
