@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from testbed.lab.vpn.echo import ECHO_PORT
@@ -17,7 +18,7 @@ State = Literal["down", "starting", "up", "restarting"]
 OuterFlow = tuple[str, str, int, str, int]
 
 _ECHO_EVERY_S = 0.05
-_RESTART_PAUSE_S = 1.0
+RESTART_PAUSE_S = 1.0
 _FRESH_S = 0.5  # how old an outer flow may be that is looked for when it is asked for
 # Above every metric a tunnel's own route has, so that it counts only while there is none.
 BLACKHOLE_METRIC = 9999
@@ -54,12 +55,14 @@ class VpnClient:
     to be started again). A tunnel that is blocked stays "up" here: only traffic can tell.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, started: Callable[[], None] = lambda: None) -> None:
+        """started: called when its program was started."""
         self.tunnel = program.tunnel
         self.server = program.server
         self.state: State = "down"
         self.restarts = 0
         self._program = program
+        self._started = started
         self._lock = threading.RLock()
         self._started_s = 0.0
         self._retry_at_s = 0.0
@@ -96,6 +99,7 @@ class VpnClient:
             self._problem = None
             self._program.start()
             self.state = "starting"
+        self._started()
 
     async def up(self, timeout_s: float) -> float:
         """Wait until an echo comes back through the tunnel; the seconds since start() it took.
@@ -149,9 +153,9 @@ class VpnClient:
         return self._outer
 
     @property
-    def has_program(self) -> bool:
-        """Whether there is a program that could end."""
-        return self.state != "down" and self._program.process is not None
+    def running(self) -> subprocess.Popen | None:
+        """The program that could end; None where there is none, or where its end is known."""
+        return self._program.process if self.state in ("starting", "up") else None
 
     def health(self) -> str | None:
         """What is wrong with the client's program, with its log's last lines; None when nothing is."""
@@ -160,7 +164,7 @@ class VpnClient:
     def supervise(self) -> None:
         """Look for the outer flow; notice that the program has left, and start it again after a second.
 
-        Called by VpnServers every 0.1 s, from its own thread.
+        Called by VpnServers from its own thread: every 0.1 s, in virtual time when a program has ended.
         """
         with self._lock:
             if self.state == "down":
@@ -173,7 +177,7 @@ class VpnClient:
             now_s = time.monotonic()
             if self.state != "restarting":
                 self.state = "restarting"
-                self._retry_at_s = now_s + _RESTART_PAUSE_S
+                self._retry_at_s = now_s + RESTART_PAUSE_S
                 if not self._program.exits_on_failure:
                     self._problem = (
                         f"{self.tunnel.name} on {self._program.site.node}: client ended with code {process.returncode}: "
@@ -185,7 +189,7 @@ class VpnClient:
                     self._program.start()
                 except VpnFailed as error:
                     self._problem = str(error)
-                    self._retry_at_s = now_s + _RESTART_PAUSE_S
+                    self._retry_at_s = now_s + RESTART_PAUSE_S
                 else:
                     self.state = "starting"
 

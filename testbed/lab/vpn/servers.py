@@ -14,7 +14,8 @@ from typing import Protocol
 
 from testbed.lab.build import Lab
 from testbed.lab.vpn import ipsec, l2tp, openconnect, openvpn, ppp, pptp, wireguard
-from testbed.lab.vpn.client import BLACKHOLE_METRIC, Program, VpnClient
+from testbed.lab.vpn.client import BLACKHOLE_METRIC, RESTART_PAUSE_S, Program, VpnClient
+from testbed.lab.vpn.ended import Ended
 from testbed.lab.vpn.keys import CertificateAuthority, WireGuardKey, tls_crypt_key
 from testbed.lab.vpn.site import Site, VpnFailed, VpnUnavailable, free_udp_port
 from testbed.plan.plan import Subscriber, Tunnel, VpnServer
@@ -30,8 +31,6 @@ _MODULES = {
 }
 _OPTIONAL = {"openconnect", "l2tp", "pptp"}
 _SUPERVISE_EVERY_S = 0.1
-# In virtual time each look costs real time: it is for programs that end, and where none can it hardly matters.
-_VIRTUAL_EVERY_S, _VIRTUAL_IDLE_S = 1.0, 10.0
 
 
 class _Server(Protocol):
@@ -65,6 +64,7 @@ class VpnServers:
         self._ports: dict[str, set[int]] = {}
         self._esp: dict[str, bool] = {}
         self._stopping = threading.Event()
+        self._ended = Ended()
         self._supervisor: threading.Thread | None = None
 
     def __enter__(self) -> VpnServers:
@@ -106,7 +106,7 @@ class VpnServers:
         if tunnel.server in self.skipped:
             raise VpnUnavailable(f"{tunnel.name}: server {tunnel.server}: {self.skipped[tunnel.server]}")
         if tunnel.name not in self._clients:
-            self._clients[tunnel.name] = VpnClient(self._make_client(tunnel))
+            self._clients[tunnel.name] = VpnClient(self._make_client(tunnel), self._ended.wake)
         return self._clients[tunnel.name]
 
     def echo_endpoints(self) -> list[tuple[str, str]]:
@@ -144,9 +144,11 @@ class VpnServers:
     def close(self) -> None:
         """Stop all clients, then all servers, and remove the keys. Safe to call twice."""
         self._stopping.set()
+        self._ended.wake()
         if self._supervisor is not None:
             self._supervisor.join()
             self._supervisor = None
+        self._ended.close()
         ends: list[Callable[[], None]] = [client.stop for client in self._clients.values()]
         for group in (ends, [server.stop for server in self._running.values()]):
             if group:
@@ -189,13 +191,22 @@ class VpnServers:
             raise VpnFailed("; ".join(failures))
 
     def _supervise(self) -> None:
-        every_s = _SUPERVISE_EVERY_S
-        while not self._stopping.wait(every_s):
-            clients = list(self._clients.values())
-            for client in clients:
+        while not self._stopping.is_set():
+            for client in list(self._clients.values()):
                 client.supervise()
             if self.lab.plan.clock == "virtual":
-                every_s = _VIRTUAL_EVERY_S if any(each.has_program for each in clients) else _VIRTUAL_IDLE_S
+                self._until_one_ends()
+            else:
+                self._stopping.wait(_SUPERVISE_EVERY_S)
+
+    def _until_one_ends(self) -> None:
+        """In virtual time each look costs real time, and outer flows are looked for when they are asked for: ends alone matter."""
+        clients = list(self._clients.values())
+        restarts = any(each.state == "restarting" for each in clients)
+        self._ended.wait(
+            [each.running for each in clients if each.running is not None],
+            RESTART_PAUSE_S if restarts else None,
+        )
 
     def _server(self, name: str) -> VpnServer:
         return next(server for server in self.lab.plan.servers if server.name == name)
