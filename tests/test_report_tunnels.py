@@ -63,6 +63,7 @@ def test_an_audit_that_disagrees_with_the_taps_is_a_reason_to_doubt(summary):
     other = score(replace(PLAN, duration_ns=200 * S), records)
     assert "the enforcers' audits name no block for 10 of 10 attempts" in disagreement(other)
     assert "another number of packets for alice-fra" in disagreement(other)
+    assert disagreement(other | {"outcome": "interrupted"}) == ""
     [row] = tunnels_down(other)
     assert (row.rule, row.agrees) == ("gw: not in its audit", False)
     assert row.registration.endswith("the audit names no registration")

@@ -42,7 +42,12 @@ def audit_words(summary: dict[str, Any]) -> str:
 
 
 def disagreement(summary: dict[str, Any]) -> str:
-    """A sentence where an audit counts other packets than the taps saw stopped, or names not all attempts; "" where they agree."""
+    """A sentence where an audit counts other packets than the taps saw stopped, or names not all attempts; "" where they agree.
+
+    Nor is anything said of a run that was cut short: what its programs had not written yet is missing from either.
+    """
+    if summary["outcome"] in ("broken", "interrupted"):
+        return ""
     audit = summary["audit"]
     odd = [row.tunnel for row in tunnels_down(summary) if row.agrees is False]
     told = []
