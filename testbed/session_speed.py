@@ -8,7 +8,15 @@ from typing import Any
 from testbed.plan.plan import Plan
 
 # Of the registry's rules (docs/registry.md).
-_TIMES = ("validity", "grace", "renewal_window", "reminders", "verification_within", "decision_within")
+_TIMES = (
+    "validity",
+    "grace",
+    "renewal_window",
+    "reminders",
+    "verification_within",
+    "decision_within",
+    "appeal_within",
+)
 
 
 def faster(plan: Plan, speed: float) -> Plan:

@@ -76,7 +76,16 @@ def test_whoever_was_registered_may_complain_once(tmp_path):
     assert problems(tmp_path, timeline(*after)) == []
     twice = ("at: 5s, complain: household/fra-wireguard", "at: 6s, complain: household/fra-wireguard")
     [told] = problems(tmp_path, timeline(*twice))
-    assert "household/fra-wireguard has complained already, and nobody answers; remove this event" in told
+    assert "household/fra-wireguard has complained already, and nobody answered; remove this event" in told
+    answered = timeline(
+        twice[0],
+        "at: 6s, deny-appeal: household/fra-wireguard",
+        "at: 7s, complain: household/fra-wireguard",
+        "at: 8s, grant-appeal: household/fra-wireguard",
+    )
+    assert problems(tmp_path, answered) == []
+    [told] = problems(tmp_path, timeline("at: 6s, deny-appeal: household/fra-wireguard"))
+    assert "has no appeal that waits for an answer; add 'complain: household/fra-wireguard'" in told
 
 
 def test_whoever_never_was_cannot(tmp_path):

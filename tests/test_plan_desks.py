@@ -303,3 +303,27 @@ def test_a_providers_registration_entitles_everybody_to_its_server(tmp_path: Pat
     assert check_paths([path]) == []
     path.write_text(text.replace("CATEGORY", "company"))
     assert [each.what for each in check_paths([path])] == ["none of them is ever entitled"]
+
+
+def test_an_appeal_has_its_own_clock_and_a_late_answer_is_reminded_of(plan_of) -> None:
+    text = "rules: {appeal-within: 8s}\nproviders: [{isp: fixed}]\nofficer: {decides-after: 1s}\n"
+    for answer_s, then in ((12, []), (14, [(13, "remind", "registry")])):
+        events = f", {{at: 5s, complain: {COMPANY}}}, {{at: {answer_s}s, grant-appeal: {COMPANY}}}]\n"
+        found = acts(plan_of(text + APPLY.replace("]\n", events)))[3:]
+        assert found == sorted([(5, "complain", "script"), *then, (answer_s, "grant-appeal", "script")])
+
+
+def test_an_appeals_clock_is_working_time(plan_of) -> None:
+    text = 'clock: virtual\nstarts-at: "2024-11-15T15:59:00+05:00"\n'  # a Friday
+    text += "rules: {appeal-within: 1 working hours, calendar: {zone: Asia/Karachi}}\n"
+    text += "registrations: [{who: company, server: fra-handshake-wireguard, state: active}]\n"
+    text += f"timeline: [{{at: 10s, complain: {COMPANY}}}]\n"
+    assert plan_of(text).registry["rules"]["appeal_within"] == "1 working hours"
+
+
+def test_whoever_asks_for_the_renewal_is_not_reminded_of_it_and_it_ends_all_the_same(plan_of) -> None:
+    text = "rules: {validity: 20s, renewal-window: 15s, reminders: [5s]}\nproviders: [{isp: fixed}]\n"
+    text += "officer: {decides-after: 1s}\n"
+    asked = APPLY.replace("]\n", f", {{at: 10s, ask-renewal: {COMPANY}}}]\n")
+    assert acts(plan_of(text + asked))[3:] == [(10, "ask-renewal", "script"), (22, "expire", "registry")]
+    assert (17, "remind", "registry") in acts(plan_of(text + APPLY))  # control

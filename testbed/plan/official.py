@@ -54,7 +54,7 @@ def play_ledger(
 class _Standing:
     """A registration as it stands. question: how often its provider was asked; answered_by: who answered that, if anybody.
 
-    form, new_form: the addresses on it, and those that wait for the provider. ends: of how many approvals; until_ns: of the last.
+    form, new_form: the addresses on it, and those that wait for the provider. until_ns: the end of the last of the approvals.
     """
 
     form: tuple[str, ...]
@@ -66,7 +66,9 @@ class _Standing:
     new_form: tuple[str, ...] = ()
     approvals: int = 0
     until_ns: int | None = None
-    has_complained: bool = False
+    appeals: int = 0
+    is_appeal_open: bool = False
+    has_asked_renewal: bool = False
 
 
 class _Play:
@@ -145,7 +147,12 @@ class _Play:
             )
         elif action == "appeal":
             problem = self._against_complaint(name, state)
-        elif action == "renew":
+        elif action == "answer-appeal" and not standing.is_appeal_open:
+            problem, is_refused = (
+                (f"{name} has no appeal that waits for an answer", f"add 'complain: {name}' before it"),
+                True,
+            )
+        elif action in ("renew", "ask-renewal"):
             problem, is_refused = self._against_renewal(name, event.at_ns), True
         elif action == "approve" and not standing.is_verified and not standing.is_unsure and self._needs_isp:
             problem = (f"the ISP has not verified {name} at that time", f"add 'verify: {name}' before it")
@@ -155,8 +162,11 @@ class _Play:
 
     def _against_complaint(self, name: str, state: str | None) -> tuple[str, str] | None:
         """What the registry would say to "I am registered and blocked", and what to do; None when it would take it."""
-        if self._standing[name].has_complained:
-            return f"{name} has complained already, and nobody answers", "remove this event"
+        if self._standing[name].is_appeal_open:
+            return (
+                f"{name} has complained already, and nobody answered",
+                f"remove this event, or add 'grant-appeal: {name}' or 'deny-appeal' before it",
+            )
         if state == "rejected" or not any(known == "active" for _, known in self.histories.states[name]):
             return (
                 f"{name} was never approved: a block of it is not false",
@@ -199,7 +209,11 @@ class _Play:
             after = "active"
             self._approved(name, at_ns, origin)
         elif action == "complain":
-            standing.has_complained = True
+            self._appealed(name, at_ns, origin)
+        elif action in ("grant-appeal", "deny-appeal"):
+            standing.is_appeal_open = False
+        elif action == "ask-renewal":
+            standing.has_asked_renewal = True
         elif action != "remind":
             after = TRANSITIONS[action][state]
         self.histories.states[name].append((event.at_ns, after))
@@ -265,6 +279,7 @@ class _Play:
     def _approved(self, name: str, at_ns: int, origin: tuple[int, int]) -> None:
         standing, rules = self._standing[name], self._desks.rules
         standing.approvals += 1
+        standing.has_asked_renewal = False
         if rules.validity is None:
             return
         approvals, standing.until_ns = standing.approvals, at_ns + rules.validity
@@ -272,10 +287,26 @@ class _Play:
         def holds() -> bool:
             return self._state(name) in ("active", "suspended") and standing.approvals == approvals
 
+        def is_forgotten() -> bool:
+            return holds() and not standing.has_asked_renewal
+
         for before_ns in rules.reminders:
             if before_ns < rules.validity:
-                self._later(standing.until_ns - before_ns, "remind", name, "registry", origin, holds)
+                self._later(standing.until_ns - before_ns, "remind", name, "registry", origin, is_forgotten)
         self._later(standing.until_ns + (rules.grace or 0), "expire", name, "registry", origin, holds)
+
+    def _appealed(self, name: str, at_ns: int, origin: tuple[int, int]) -> None:
+        """By when the officer must have answered, and what their silence comes to."""
+        standing = self._standing[name]
+        standing.appeals, standing.is_appeal_open = standing.appeals + 1, True
+        appeals = standing.appeals
+
+        def waits() -> bool:
+            return standing.is_appeal_open and standing.appeals == appeals
+
+        due_ns = self._desks.promised_ns(self._desks.rules.appeal_within, at_ns)
+        if due_ns is not None:
+            self._later(due_ns, "remind", name, "registry", origin, waits)
 
     def _later(
         self,
@@ -335,9 +366,13 @@ class _Play:
 
 def _ledger_action(action: str) -> str:
     """What the registry calls an action of the timeline."""
-    return {"refuse-verify": "verify", "change-address-form": "change-address", "complain": "appeal"}.get(
-        action, action
-    )
+    return {
+        "refuse-verify": "verify",
+        "change-address-form": "change-address",
+        "complain": "appeal",
+        "grant-appeal": "answer-appeal",
+        "deny-appeal": "answer-appeal",
+    }.get(action, action)
 
 
 def _remedy(action: str, possible: Any) -> str:

@@ -258,7 +258,8 @@ class Bulk:
 class Event:
     """Something the script does. action and args:
 
-    apply, verify, refuse-verify, approve, reject, revoke, suspend, renew, complain   {"registration": NAME}
+    apply, verify, refuse-verify, approve, reject, revoke, suspend, renew, complain, grant-appeal, deny-appeal, ask-renewal
+                     {"registration": NAME}
     change-address   {"subscriber": NAME}
     connect, disconnect   {"tunnel": NAME}
     fault   {"kind": KIND, "at": [NODE or LINK, …], "until_ns": N, …}

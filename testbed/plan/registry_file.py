@@ -70,6 +70,8 @@ class RulesFile(FileModel):
     """What a provider that has not answered by then comes to."""
     decision_within: Promise | None = None
     """Until when the officer's decision is promised, from the provider's answer on."""
+    appeal_within: Promise | None = None
+    """Until when the officer's answer to an appeal is promised; what is late is reminded of."""
     calendar: CalendarConfig | None = None
     """The offices' working time by the clock; only in virtual time, whose clock starts at `starts-at`."""
 

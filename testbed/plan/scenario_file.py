@@ -205,7 +205,12 @@ class EventFile(FileModel):
     change_address_form: Names | None = None
     """The subscriber reports the new address at the portal."""
     complain: Names | None = None
-    """The subscriber tells the portal: registered, and blocked all the same. Changes nothing by itself."""
+    """The subscriber tells the portal: registered, and blocked all the same (an appeal). Changes nothing by itself."""
+    grant_appeal: Names | None = None
+    """The officer answers it: the block is false. What is done about it is another event."""
+    deny_appeal: Names | None = None
+    ask_renewal: Names | None = None
+    """The subscriber asks for the renewal of an approval that ends; then nobody reminds them of it."""
     connect: Names | None = None
     """A tunnel's client starts (again)."""
     disconnect: Names | None = None

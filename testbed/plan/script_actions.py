@@ -13,5 +13,8 @@ PORTAL = (
     "renew",
     "change-address-form",
     "complain",
+    "grant-appeal",
+    "deny-appeal",
+    "ask-renewal",
 )
 ACTIONS = (*PORTAL, "change-address", "connect", "disconnect", "fault", "set-link")

@@ -134,6 +134,11 @@ class Registrar:
         elif action == "complain":
             body = {"about": "false-block", "text": "registered, and blocked all the same"}
             answer = self._as_applicant(wanted, "POST", f"{self._path(registration)}/appeal", body)
+        elif action == "ask-renewal":
+            answer = self._as_applicant(wanted, "POST", f"{self._path(registration)}/ask-renewal", None)
+        elif action in ("grant-appeal", "deny-appeal"):
+            body = {"granted": action == "grant-appeal", "reason": f"scenario: {action}"}
+            answer = self._as_officer(f"{self._path(registration)}/answer-appeal", body)
         else:
             answer = self._as_officer(
                 f"{self._path(registration)}/{action}", {"reason": f"scenario: {action}"}
