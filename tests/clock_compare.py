@@ -31,7 +31,8 @@ TUNNEL_NS = 5_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """near: attempts near a change, which of them differ. differing: (attempt, real outcome, virtual outcome) elsewhere.
+    """near: attempts near a change, which of them differ. unjudged: those that nobody could judge in one of the two runs; that both could
+    not is no agreement. differing: (attempt, real outcome, virtual outcome) elsewhere.
 
     delay_ns: of each attempt that was delivered in both, its round trip in real time less that in virtual time; both count from when
     the packet left, for a busy machine sends late. beyond: how many of them differ by more than calibration tolerates of the path;
@@ -48,6 +49,7 @@ class Agreement:
     delay_ns: list[int] = field(default_factory=list)
     beyond: int = 0
     tolerance_ns: int = 0
+    unjudged: int = 0
 
     def quantile_ms(self, quantile: float) -> float:
         return float(np.percentile(self.delay_ns, quantile * 100)) / 1e6 if self.delay_ns else float("nan")
@@ -61,13 +63,15 @@ def compare(real: Path, virtual: Path) -> Agreement:
     first, ones = _judged(real, plan)
     second, others = _judged(virtual, other)
     changes = sorted({*_changes(first), *_changes(second)})
-    same, near, near_differing, delays, beyond = 0, 0, 0, [], 0
+    same, near, near_differing, unjudged, delays, beyond = 0, 0, 0, 0, [], 0
     tolerances: list[int] = []
     differing: list[tuple[str, str, str]] = []
     for name in sorted(ones.keys() & others.keys()):
         one, two = ones[name], others[name]
-        agrees = (one.outcome, one.flow.is_delivered) == (two.outcome, two.flow.is_delivered)
-        if _is_near(changes, one, two, NEAR_NS) or (not agrees and _is_recovering(changes, one, two)):
+        agrees = _fate(one) == _fate(two)
+        if "harness_error" in (one.outcome, two.outcome):
+            unjudged += 1
+        elif _is_near(changes, one, two, NEAR_NS) or (not agrees and _is_recovering(changes, one, two)):
             near += 1
             near_differing += not agrees
         elif agrees:
@@ -91,6 +95,7 @@ def compare(real: Path, virtual: Path) -> Agreement:
         delays,
         beyond,
         round(float(np.median(tolerances))) if tolerances else 0,
+        unjudged,
     )
 
 
@@ -142,8 +147,14 @@ def _path_ns(each: Judged) -> int:
     return (flow.rtt_ns or 0) - max(0, (flow.sent_ns or flow.scheduled_ns) - flow.scheduled_ns)
 
 
+def _fate(each: Judged) -> tuple[str, str | None, bool]:
+    """What must be the same: a false block for another reason is another one."""
+    return each.outcome, each.cause, each.flow.is_delivered
+
+
 def _words(each: Judged) -> str:
-    return f"{each.outcome} ({'delivered' if each.flow.is_delivered else each.flow.failure})"
+    cause = f", {each.cause}" if each.cause else ""
+    return f"{each.outcome}{cause} ({'delivered' if each.flow.is_delivered else each.flow.failure})"
 
 
 if __name__ == "__main__":

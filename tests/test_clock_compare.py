@@ -27,6 +27,13 @@ def change_flows(run: Path, change) -> None:
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
 
 
+def compare_of_the_same(both):
+    """Control: whole records again."""
+    for run in both:
+        write_synthetic_run(run)
+    return compare(*both)
+
+
 def test_the_same_records_agree_in_everything(both):
     found = compare(*both)
     assert found.attempts == found.same + found.near > 1000
@@ -46,6 +53,30 @@ def test_one_attempt_that_fared_otherwise_is_named(both):
     found = compare(*both)
     assert [each[0] for each in found.differing] == [name]
     assert name in table([found])[-1]
+
+
+def test_a_block_for_another_reason_is_another_one(both):
+    """Without the audit's word on its serial, what the glitch stopped is told as an older copy's doing."""
+    path = both[1] / "audit.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    path.write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in rows if row["kind"] != "applied").encode())
+    )
+    found = compare(*both)
+    assert found.differing and all(
+        "false_block" in one and "false_block" in two for _, one, two in found.differing
+    )
+    assert {one for _, one, _ in found.differing} == {"false_block, malfunction (timeout)"}
+
+
+def test_what_neither_run_could_judge_is_no_agreement(both):
+    """The witnesses wrote nothing in either: then no failed attempt says anything."""
+    for run in both:
+        (run / "witness.jsonl.gz").write_bytes(gzip.compress(b""))
+    found = compare(*both)
+    assert found.unjudged > 100 and not found.differing
+    assert found.same + found.near + found.unjudged == found.attempts
+    assert compare_of_the_same(both).unjudged == 0
 
 
 def test_delays_beyond_what_calibration_tolerates_are_counted(both):

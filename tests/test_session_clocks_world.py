@@ -14,6 +14,7 @@ from tests.clock_compare import compare, table
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 _NEAR_DIFFERING_RATIO = 0.1  # a change reaches an enforcer a moment later where processors take time
+_UNJUDGED_RATIO = 0.01
 
 
 def cross_check(scenario: str, results: Path) -> None:
@@ -39,6 +40,9 @@ def cross_check(scenario: str, results: Path) -> None:
     )  # inconclusive: a busy machine
     assert not found.only_one and found.attempts == sum(len(stream.at_ns) for stream in plan.streams)
     assert not found.differing
+    assert found.unjudged <= _UNJUDGED_RATIO * found.attempts, (
+        "what neither run could judge agrees in nothing"
+    )
     assert found.near_differing <= _NEAR_DIFFERING_RATIO * found.near
     assert found.same > found.attempts / 3, "enough attempts are far from any change"
     # A busy machine only adds: then the tenth that was disturbed least is compared, and nothing may be early.
