@@ -23,7 +23,7 @@ _BATCH_LINES = 1 << 17
 _HEAD_BYTES = 1 << 16
 _MOST_IRREGULAR = 3  # blocks on end, and no more is tried without Arrow
 _MOST_BAD_LINES = 1000
-_COLUMN_BUFFER_BYTES = 1 << 20
+_COLUMN_BUFFER_BYTES, _SMALL_GROUP_BYTES = 1 << 20, 128 << 20
 # Of a text that stands in a dictionary, with its share of that. An address in full takes 11 and more.
 _MOST_INDEX_BYTES = 5
 # A zone at the end of a time: "Z", "+05", "+0500", "+05:00".
@@ -277,7 +277,12 @@ def _open_parquet(path: Path, proto: str | None = None) -> parquet.ParquetFile:
             for field in file.schema_arrow
             if field.name in texts and pa.types.is_string(field.type)
         ]
-        # No row group as a whole in memory: it may be all of a large file.
+        # To read a row group in one go is faster; but it may be all of a large file.
+        sizes = [
+            file.metadata.row_group(each).total_byte_size for each in range(file.metadata.num_row_groups)
+        ]
+        if max(sizes, default=0) <= _SMALL_GROUP_BYTES:
+            return parquet.ParquetFile(path, read_dictionary=names)
         return parquet.ParquetFile(
             path, read_dictionary=names, pre_buffer=False, buffer_size=_COLUMN_BUFFER_BYTES
         )
