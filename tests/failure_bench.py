@@ -81,6 +81,7 @@ class Bench:
             json.dumps(
                 {
                     "database": "ledger/ledger.sqlite",
+                    "rules": {"accepts_private_addresses": True},
                     "key": "feed.key",
                     "bind": ["127.0.0.1"],
                     "port": REGISTRY_PORT,

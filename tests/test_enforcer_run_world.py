@@ -32,6 +32,7 @@ class Site:
             json.dumps(
                 {
                     "database": "ledger.sqlite",
+                    "rules": {"accepts_private_addresses": True},
                     "key": "feed.key",
                     "bind": [_REGISTRY],
                     "port": 8080,

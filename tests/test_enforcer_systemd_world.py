@@ -44,6 +44,7 @@ def registry(lab, tmp_path):  # noqa: F811
     (tmp_path / "seed.json").write_text(json.dumps({"registrations": [form]}))
     config = {
         "database": "ledger.sqlite",
+        "rules": {"accepts_private_addresses": True},
         "key": "feed.key",
         "bind": ["127.0.0.1"],
         "port": 8080,

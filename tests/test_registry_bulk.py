@@ -31,7 +31,7 @@ def run(*arguments: object):
 
 def many(count: int) -> list[Application]:
     return [
-        Application(f"member {n}", (f"10.{n >> 8 & 255}.{n & 255}.1/32",), ("198.51.100.4/32",), (51820,))
+        Application(f"member {n}", (f"20.{n >> 8 & 255}.{n & 255}.1/32",), ("198.51.100.4/32",), (51820,))
         for n in range(count)
     ]
 
@@ -62,7 +62,7 @@ def test_one_wrong_row_among_them_leaves_nothing_and_every_problem_is_told():
     for part in (
         f"members.csv:4:1: registration {old} asks for this already",
         "members.csv:6:1: the same application as row 1 (line 2)",
-        "members.csv:7:18: subscriber_prefixes: '10.0.1.1/33'",
+        "members.csv:7:18: subscriber_prefixes: '20.0.1.1/33'",
         "members.csv:8:10: category: 'bakery' is unknown",
     ):
         assert part in told
@@ -234,11 +234,11 @@ def test_registrations_come_back_in_their_states(tmp_path):
     assert [(each.state, each.application, each.token_sha256) for each in two.registrations()] == [
         (each.state, each.application, each.token_sha256) for each in ledger.registrations()
     ]
-    (tmp_path / "people.jsonl").write_text(lines.replace('"10.0.2.1/32"', '"10.0.2.1/8"'))
+    (tmp_path / "people.jsonl").write_text(lines.replace('"20.0.2.1/32"', '"20.0.2.1/8"'))
     answer = run("import", tmp_path / "three.sqlite", tmp_path / "people.jsonl", "--as", "registrations")
     assert (
         answer.exit_code == 2
-        and "people.jsonl:3:78: subscriber_prefixes: 10.0.2.1/8 has host bits set; write a prefix"
+        and "people.jsonl:3:78: subscriber_prefixes: 20.0.2.1/8 has host bits set; write a prefix"
         in answer.output
     )
 
@@ -360,5 +360,7 @@ def test_of_very_many_wrong_rows_the_first_are_told_and_a_report_has_all(tmp_pat
     (tmp_path / "m.csv").write_text(HEAD + rows)
     answer = run("import", tmp_path / "l.sqlite", tmp_path / "m.csv", "--as", "applications", "--report", tmp_path / "r.csv")  # fmt: skip
     assert "m.csv:101:" in answer.output and "m.csv:102:" not in answer.output
-    assert "150 more rows are not shown here" in answer.output and "250 of 250 rows are wrong" in answer.output
+    assert (
+        "150 more rows are not shown here" in answer.output and "250 of 250 rows are wrong" in answer.output
+    )
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 251

@@ -86,7 +86,7 @@ def test_the_registry_keeps_time(tmp_path):
 
 def test_a_programs_seed_may_have_more_values_than_people_write(tmp_path):
     ports = ",".join(["443"] * 1000)
-    form = f'{{"registrant":"a","state":"pending","subscriber_prefixes":["::2"],"endpoint_prefixes":["::1"],"endpoint_ports":[{ports}]}}'
+    form = f'{{"registrant":"a","state":"pending","subscriber_prefixes":["2::2"],"endpoint_prefixes":["2::1"],"endpoint_ports":[{ports}]}}'
     (tmp_path / "seed.json").write_text(f'{{"registrations":[{",".join([form] * 300)}]}}')
     ledger = Ledger(str(tmp_path / "ledger.sqlite"))
     assert seed_ledger(ledger, tmp_path / "seed.json") == 300

@@ -23,7 +23,8 @@ from enforcer.registry.web.models import ListQuery
 from enforcer.registry.web.openapi import document
 from tests.test_registry_portal import ISP, OFFICER, Registry
 
-_ADDRESS = st.one_of(st.ip_addresses(v=4).map(lambda each: f"{each}/32"), st.ip_addresses(v=6).map(lambda each: f"{each}/128"))  # fmt: skip
+# Not those that nobody can have at the border (enforcer.registry.addresses): JSON Schema cannot say so.
+_ADDRESS = st.one_of(st.ip_addresses(network="32.0.0.0/3").map(lambda each: f"{each}/32"), st.ip_addresses(network="2000::/3").map(lambda each: f"{each}/128"))  # fmt: skip
 schemathesis.openapi.format("ip-prefix", _ADDRESS)
 CALLS = [(method.upper(), path) for path, methods in document()["paths"].items() for method in methods]
 

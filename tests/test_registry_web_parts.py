@@ -143,13 +143,24 @@ def test_a_text_takes_its_values_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "told"),
-    [("203.0.113.7/24", "203.0.113.0/24 for the whole block, or 203.0.113.7"), ("203.0.113", "not an address"), ("10.0.0.1", "inside your own network"),
+    [("203.0.113.7/24", "203.0.113.0/24 for the whole block, or 203.0.113.7"), ("203.0.113", "not an address"), ("10.0.0.1", "inside your own network"), ("192.168.1.5", "inside your own network"),
+     ("100.64.3.4", "behind its own NAT"), ("127.0.0.1", "kept for other purposes"), ("fe80::1", "kept for other purposes"), ("fd00::7", "inside your own network"),
      ("11.0.0.0/8", "wider than /16"), ("2001:db8::/16", "can mean two things"), ("2002::/16", "wider than /32"), (" , ", "at least one"), ("1.1.1.1 " * 1025, "more than 1024")],
 )  # fmt: skip
 def test_a_wrong_address_is_told_with_what_to_write(typed, told) -> None:
     form = Form(ENGLISH, {"subscriber_prefixes": typed})
     form.prefixes("subscriber_prefixes")
     assert told in form.errors["subscriber_prefixes"]
+
+
+def test_an_address_that_many_lines_have_is_told_with_where_help_is() -> None:
+    form = Form(ENGLISH, {"subscriber_prefixes": "100.64.3.4", "endpoint_prefixes": "10.0.0.1"})
+    form.prefixes("subscriber_prefixes"), form.prefixes("endpoint_prefixes")
+    assert form.helps == {"subscriber_prefixes": "fixed-address"}
+    assert "Write the address that your VPN app connects to" in form.errors["endpoint_prefixes"]
+    lab = Form(ENGLISH, {"subscriber_prefixes": "10.0.0.1 100.64.3.4"}, accepts_private=True)
+    assert lab.prefixes("subscriber_prefixes") == ["10.0.0.1/32"]
+    assert "100.64.3.4" in lab.errors["subscriber_prefixes"]
 
 
 def test_lists_are_read_as_people_write_them() -> None:

@@ -56,7 +56,9 @@ def apply_all(
             form = None
             if not row.problems:
                 try:
-                    form = application(row.form, ledger.rules.requires_documents)
+                    form = application(
+                        row.form, ledger.rules.requires_documents, ledger.rules.accepts_private_addresses
+                    )
                 except BadApplication as error:
                     found += [row.told(file, each) for each in error.problems]
             if form is not None:

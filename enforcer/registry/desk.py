@@ -15,9 +15,10 @@ from enforcer.registry.chain import Head
 from enforcer.registry.exchange import BadFile, read_forms
 from enforcer.registry.feed import Signer
 from enforcer.registry.feed_calls import FeedCalls
+from enforcer.registry.form import Application, application, checked_prefixes
 from enforcer.registry.ledger import Ledger, UnknownRegistration
 from enforcer.registry.standing import provider_key
-from enforcer.registry.states import IllegalTransition, LedgerEvent, Registration, State, application
+from enforcer.registry.states import IllegalTransition, LedgerEvent, Registration, State
 from enforcer.registry.verification import Verified
 from enforcer.registry.web.accounts import Account, Accounts
 
@@ -192,7 +193,7 @@ class Desk:
 
     def similar(self, form: Mapping[str, Any]) -> list[int]:
         """Registrations that are not over and ask for the same thing for the same registrant. Raises BadApplication."""
-        return self.ledger.similar(application(form, self.ledger.rules.requires_documents))
+        return self.ledger.similar(self._checked_form(form))
 
     # Acts
 
@@ -200,7 +201,7 @@ class Desk:
         """The new registration, and the token its applicant must keep ("" for an account, which needs none)."""
         token = "" if by.name else secrets.token_urlsafe(24)
         held = by.owner if by.name else token_sha256(token)
-        checked = application(form, self.ledger.rules.requires_documents)
+        checked = self._checked_form(form)
         return self._done(self.ledger.apply(checked, token_sha256=held, by=by.name)), token
 
     def apply_all(self, file: str, text: str, by: Principal, is_trial: bool = False) -> BulkReport:
@@ -219,7 +220,7 @@ class Desk:
     def correct(self, number: int, changes: Mapping[str, Any], by: Principal) -> Registration:
         """Other values for some fields of a form that is not decided yet. Raises BadApplication, IllegalTransition."""
         before = self.own(number, by).application.to_json()
-        form = application(before | dict(changes), self.ledger.rules.requires_documents)
+        form = self._checked_form(before | dict(changes))
         return self._done(self.ledger.correct(number, form, by=by.name))
 
     def verify(
@@ -246,7 +247,8 @@ class Desk:
 
     def change_address(self, number: int, prefixes: Any, by: Principal) -> Registration:
         self.own(number, by)
-        return self._done(self.ledger.change_address(number, prefixes, by=by.name))
+        checked = checked_prefixes(prefixes, self.ledger.rules.accepts_private_addresses)
+        return self._done(self.ledger.change_address(number, checked, by=by.name))
 
     def ask_renewal(self, number: int, by: Principal) -> Registration:
         self.own(number, by)
@@ -291,6 +293,10 @@ class Desk:
         return bool(held and given and hmac.compare_digest(held, given)) or (
             bool(by.name) and registration.number in self.accounts.claims(by.name)
         )
+
+    def _checked_form(self, form: Mapping[str, Any]) -> Application:
+        rules = self.ledger.rules
+        return application(form, rules.requires_documents, rules.accepts_private_addresses)
 
     def _done(self, registration: Registration) -> Registration:
         self.feed.wake()

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from enforcer.allowlist import Category
 from enforcer.protocols import VPN_PROTOCOLS
+from enforcer.registry.addresses import refusal
 
 DocumentKind = Literal[
     "identity", "incorporation", "tax", "employment", "certificate", "licence", "organisation"
@@ -117,8 +118,13 @@ class Application:
         )
 
 
-def application(form: Mapping[str, Any], requires_documents: bool = False) -> Application:
-    """The checked form. A document is {"kind": …, "reference": …} or the kind alone. Raises BadApplication with every problem at once."""
+def application(
+    form: Mapping[str, Any], requires_documents: bool = False, accepts_private: bool = True
+) -> Application:
+    """The checked form. A document is {"kind": …, "reference": …} or the kind alone. Raises BadApplication with every problem at once.
+
+    accepts_private: addresses of own networks are taken (`Rules.accepts_private_addresses`).
+    """
     problems: list[str] = []
     known = set(Application.__dataclass_fields__)
     problems += [
@@ -127,8 +133,8 @@ def application(form: Mapping[str, Any], requires_documents: bool = False) -> Ap
     registrant = form.get("registrant")
     if not isinstance(registrant, str) or not 1 <= len(registrant.strip()) <= 200:
         problems.append("registrant: write the name of the person or company (1 to 200 characters)")
-    subscriber = _prefixes("subscriber_prefixes", form.get("subscriber_prefixes"), problems)
-    endpoint = _prefixes("endpoint_prefixes", form.get("endpoint_prefixes"), problems)
+    subscriber = _prefixes("subscriber_prefixes", form.get("subscriber_prefixes"), problems, accepts_private)
+    endpoint = _prefixes("endpoint_prefixes", form.get("endpoint_prefixes"), problems, accepts_private)
     ports = _sequence("endpoint_ports", form.get("endpoint_ports", ()), problems)
     for port in ports:
         if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
@@ -181,10 +187,10 @@ def missing_documents(category: str, kinds: Iterable[str]) -> list[str]:
     ]
 
 
-def checked_prefixes(value: Any) -> tuple[str, ...]:
+def checked_prefixes(value: Any, accepts_private: bool = True) -> tuple[str, ...]:
     """subscriber_prefixes of a change of address, checked. Raises BadApplication."""
     problems: list[str] = []
-    prefixes = _prefixes("subscriber_prefixes", value, problems)
+    prefixes = _prefixes("subscriber_prefixes", value, problems, accepts_private)
     if problems:
         raise BadApplication(problems)
     return prefixes
@@ -232,14 +238,19 @@ def _sequence(name: str, value: Any, problems: list[str]) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _prefixes(name: str, value: Any, problems: list[str]) -> tuple[str, ...]:
+def _prefixes(name: str, value: Any, problems: list[str], accepts_private: bool) -> tuple[str, ...]:
     values = _sequence(name, value, problems)
     if isinstance(value, (list, tuple)) and not 1 <= len(values) <= 1024:
         problems.append(f"{name}: write 1 to 1024 prefixes, such as 203.0.113.7/32")
     good: list[str] = []
     for item in values:
         try:
-            good.append(str(ip_network(item if isinstance(item, str) else repr(item))))
+            network = ip_network(item if isinstance(item, str) else repr(item))
         except ValueError as error:
             problems.append(f"{name}: {not_a_prefix(item, error)}")
+            continue
+        if refused := refusal(name, network, accepts_private):
+            problems.append(f"{name}: {refused}")
+        else:
+            good.append(str(network))
     return tuple(good)

@@ -24,6 +24,7 @@ class Rules:
     address stays allowed until the ISP has verified the new one.
     validity_ns: how long an approval or renewal holds; None has no end. grace_ns: how long it stays on the allowlist after that.
     requires_documents: the form must name the papers of its category.
+    accepts_private_addresses: RFC 1918's and fc00::/7 may be registered, for a lab or an own network; a country's border never sees them.
     renewal_window_ns: a renewal can be asked for and granted from so long before the end; None: at any time.
     reminders_ns: so long before the end the registrant is reminded, each once.
     calendar: whose working time the next three count in; None has no such clock. verification_ns: for the provider to answer,
@@ -43,6 +44,7 @@ class Rules:
     on_silence: OnSilence = "wait"
     decision_ns: int | None = None
     appeal_ns: int | None = None
+    accepts_private_addresses: bool = False
 
 
 _ASKING = ("apply", "correct", "change-address")  # what a provider is asked about

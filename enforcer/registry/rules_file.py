@@ -66,6 +66,7 @@ class RulesConfig(BaseModel):
     on_silence: OnSilence = "wait"
     decision_within: str | None = None
     appeal_within: str | None = None
+    accepts_private_addresses: bool = False
 
     @field_validator("validity", "renewal_window", "grace", "reminders")
     @classmethod
@@ -109,6 +110,7 @@ class RulesConfig(BaseModel):
             self.on_silence,
             promise_ns(self.decision_within, calendar),
             promise_ns(self.appeal_within, calendar),
+            self.accepts_private_addresses,
         )
 
 

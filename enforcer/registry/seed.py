@@ -96,7 +96,9 @@ def plant(ledger: Ledger, seeds: Iterable[SeedRegistration]) -> int:
 
 
 def _plant_one(ledger: Ledger, seed: SeedRegistration) -> None:
-    form = application(seed.model_dump(include=FORM_FIELDS))
+    form = application(
+        seed.model_dump(include=FORM_FIELDS), accepts_private=ledger.rules.accepts_private_addresses
+    )
     digest = hashlib.sha256(seed.token.encode()).hexdigest() if seed.token else seed.token_sha256
     at_ns = seed.at_ns if seed.at_ns is not None else seed.valid_from_ns
     number = ledger.apply(form, token_sha256=digest, at_ns=at_ns).number

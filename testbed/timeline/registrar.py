@@ -106,6 +106,8 @@ class Registrar:
             "seed": str(_FILES / "seed.json"),
             "portal": {"accounts": str(_FILES / "accounts.sqlite")},  # nobody's; not part of the run
             **self._plan.registry,
+            # A lab's addresses are all private (testbed.plan.addressing); no scenario leaves that open.
+            "rules": {**self._rules, "accepts_private_addresses": True},
         }
         if self._plan.clock == "virtual":
             config["look"] = "60s"  # nobody else writes into its ledger, and each look costs real time

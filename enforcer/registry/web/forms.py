@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from enforcer.protocols import VPN_PROTOCOLS
+from enforcer.registry.addresses import kind_of
 from enforcer.registry.form import server_name
 from enforcer.registry.web.texts import Texts
 
@@ -21,12 +22,17 @@ WIDEST = {4: 16, 6: 32}
 
 @dataclass
 class Form:
-    """What was typed, and the errors by field in the order they were found."""
+    """What was typed, and the errors by field in the order they were found.
+
+    helps: by field, the place on the help page (its id) that says what to do about the error. accepts_private: the rule of that name.
+    """
 
     texts: Texts
     fields: Mapping[str, str] = field(default_factory=dict)
     many: Mapping[str, list[str]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    helps: dict[str, str] = field(default_factory=dict)
+    accepts_private: bool = False
 
     def get(self, name: str) -> str:
         return self.fields.get(name, "").strip()
@@ -127,16 +133,12 @@ class Form:
         if network.prefixlen < WIDEST[network.version]:
             self.fail(name, "too-wide", value=word, widest=WIDEST[network.version])
             return None
-        if name == "subscriber_prefixes" and network.is_private and not _is_documentation(network):
-            self.fail(name, "private", value=word)
+        if kind := kind_of(network, self.accepts_private):
+            if name == "subscriber_prefixes" and name not in self.errors:
+                self.helps[name] = "fixed-address"
+            self.fail(name, f"{kind}-server" if name == "endpoint_prefixes" else kind, value=word)
             return None
         return str(network)
-
-
-def _is_documentation(network: Any) -> bool:
-    # Python counts RFC 5737 and 3849 as private; demos and documents are written with them.
-    known = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
-    return any(network.version == each.version and network.subnet_of(each) for each in map(ip_network, known))
 
 
 def _words(text: str) -> list[str]:

@@ -124,7 +124,8 @@ def page(
         texts = office.languages.choose(
             request.cookies.get(visits.LANGUAGE_COOKIE), request.headers.get("accept-language", "")
         )
-        here = Page(office, request, visit, texts, Form(texts))
+        form = Form(texts, accepts_private=office.desk.ledger.rules.accepts_private_addresses)
+        here = Page(office, request, visit, texts, form)
         response = await _answer(here, handler, roles)
         if visit.is_new and "set-cookie" not in response.headers:
             visits.keep(response, request, office.accounts, visit.id)
