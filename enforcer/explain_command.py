@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from enforcer.mistake import Mistake
+from enforcer.mistake import Mistake, unreadable
 from enforcer.yamlfile import FileError
 
 _PATH = click.Path(path_type=Path)
@@ -73,7 +73,9 @@ def explain(reasons: bool, as_json: bool, **options: Any) -> None:
         return
     try:
         found = _found(**options)
-    except (FileError, ValueError, OSError) as error:
+    except OSError as error:
+        raise Mistake(unreadable(error) or error) from error
+    except (FileError, ValueError) as error:
         raise Mistake(error) from error
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))

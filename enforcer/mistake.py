@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from enforcer.yamlfile import FileError
+from enforcer.yamlfile import FileError, Problem
 
 
 class Mistake(click.ClickException):
@@ -23,3 +23,11 @@ class Mistake(click.ClickException):
             super().show(file)
             return
         click.echo(self.format_message(), file=file, err=file is None)
+
+
+def unreadable(error: OSError) -> FileError | None:
+    """The problem of a file that cannot be read; None when the error names no file."""
+    if error.filename is None:
+        return None
+    what = f"cannot be read ({error.strerror})"
+    return FileError([Problem(str(error.filename), 1, 1, "", what, "give the path of a readable file")])

@@ -57,7 +57,7 @@ def build(jobs: int | None, again: bool, yes: bool, quiet: bool) -> None:
         raise Impossible(f"{error.filename or 'the cache folder'}: {error.strerror or error}") from None
     except KeyboardInterrupt:
         show.close()
-        click.echo("stopped; nothing is kept", err=True)
+        click.echo(f"stopped; nothing of it is kept{_still_there()}", err=True)
         sys.exit(130)
     finally:
         show.close()
@@ -112,6 +112,17 @@ def remove() -> None:
     except OSError as error:
         raise Impossible(f"{error.filename or cache_folder()}: {error.strerror}") from None
     click.echo(f"removed {len(gone)} from {cache_folder()}" if gone else "there is none")
+
+
+def _still_there() -> str:
+    """That the kernel from before stays, when there is one."""
+    from testbed.world.uml.store import NoKernel, current
+
+    try:
+        there = current()
+    except NoKernel:
+        return ""
+    return f"; the kernel built {there.built} stays: {there.path}"
 
 
 def _install(missing: list[str], why: dict[str, str], yes: bool) -> None:

@@ -226,6 +226,15 @@ def test_a_mistake_is_answered_with_what_to_write(files, arguments, words):
     assert words in run(*arguments, *files, code=2)
 
 
+@pytest.mark.parametrize("option", ["--audit", "--policy", "--config"])
+def test_a_file_that_is_not_there_is_named_with_what_to_give(option):
+    told = run(LINE, SERVER, option, "nowhere.file", code=2)
+    assert (
+        told
+        == "nowhere.file:1:1: cannot be read (No such file or directory); give the path of a readable file\n"
+    )
+
+
 def test_without_a_protocol_each_governed_one_is_asked_about(files):
     text = run(LINE, SERVER, *files)
     assert (

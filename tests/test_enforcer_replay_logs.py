@@ -236,7 +236,10 @@ def test_zstandard_is_unpacked(tmp_path):
     ("text", "says"),
     [
         ("", "it is empty"),
-        ("hello\n", "no header of a flow log"),
+        (
+            "hello\n",
+            "neither a capture .* nor a flow log .*; its first line is 'hello'",
+        ),
         (GOOD * 2, "run it without -q"),
         ("a,b,c,d,e,f\n1,2,3,4,5,6\n", "say which is which with --map"),
         (b"\x7fELF\0\0\0\n" * 9, "neither a capture"),

@@ -262,6 +262,14 @@ def test_a_line_can_only_move_as_often_as_it_has_addresses(plan_of) -> None:
     assert found == "timeline[12].change-address: household has no further address"
 
 
+def test_a_shared_address_does_not_change(plan_of) -> None:
+    static, shared = problems(plan_of, "timeline: [{at: 1s, change-address: [company, freelancer]}]\n")
+    assert (
+        "freelancer is behind NAT: its public address is its provider's and never changes" in static + shared
+    )
+    assert "a subscriber with a dynamic line" in static + shared
+
+
 def test_a_topology_alone_gives_a_plan_in_which_nothing_happens() -> None:
     plan = load_topology_plan(
         ROOT / "topologies/minimal.topology.yaml", ROOT / "enforcer/policies/registered-pairs.policy.yaml"

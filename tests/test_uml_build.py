@@ -189,3 +189,22 @@ def test_what_is_not_unpacked_is_neither_kconfig_nor_makefile(tmp_path):
         ["tar", "xf", "a.tar", "--strip-components=1", "-C", str(out), *excluded], cwd=tmp_path, check=True
     )
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(wanted)
+
+
+def test_an_interrupted_second_build_says_that_the_first_kernel_stays(cache, monkeypatch) -> None:
+    from click.testing import CliRunner
+
+    from testbed import cli_kernel
+
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    made = build.build
+    monkeypatch.setattr(build, "build", interrupted)
+    monkeypatch.setattr(build, "missing_packages", list)
+    monkeypatch.setattr(cli_kernel, "_STOPPING", ())
+    told = CliRunner().invoke(cli_kernel.kernel, ["build", "--again"]).output
+    assert told.endswith("stopped; nothing of it is kept\n")
+    there = made(lambda *_: None, lambda kernel: {})
+    told = CliRunner().invoke(cli_kernel.kernel, ["build", "--again"]).output
+    assert f"nothing of it is kept; the kernel built {there.built} stays: {there.path}" in told

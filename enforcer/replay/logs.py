@@ -34,6 +34,9 @@ _TRAILER = re.compile(
 )
 
 
+_NEITHER = "it is neither a capture (pcap, pcapng) nor a flow log (CSV with a header line, Parquet)"
+
+
 class NotAFlowLog(ValueError):
     """The file is no flow log that can be read: what it is, and what to do."""
 
@@ -79,13 +82,11 @@ class Log:
         if not text:
             raise ValueError(self.source.breaks or "it is empty")
         if "\0" in text or "\ufffd" in text:
-            raise ValueError(
-                "it is neither a capture (pcap, pcapng) nor a flow log (CSV with a header line, Parquet)"
-            )
+            raise ValueError(_NEITHER)
         self._separator = max(",;\t|", key=text.count)
         self._header = [name.strip().strip('"') for name in text.split(self._separator)]
         if len(self._header) < 5:
-            raise ValueError(f"its first line is no header of a flow log: {text[:80]!r}")
+            raise ValueError(f"{_NEITHER}; its first line is {text[:80]!r}")
         if any(re.fullmatch(r"[\d.:]+", name) for name in self._header):
             raise ValueError(
                 "its first line is a flow and no header; nfdump -q leaves the header out: run it without -q"

@@ -36,6 +36,7 @@ def _head(data: dict[str, Any]) -> list[str]:
     span = f", {_short(source['first'])} to {_short(source['last'])}" if source["first"] else ""
     judged = f"all judged as of {data['at']}" if data["at"] else "each flow judged at its own time"
     return [
+        *_broken(source),
         f"{source['file']}: {source['format']}, {source['flows']:,} flows, {source['packets']:,} packets, {_octets(source['bytes'])}{span}",
         f"Policy {_policy(data)}",
         f"Allowlist serial {allowlist['serial']}, {allowlist['entries']:,} registrations ({allowlist['file']}); {judged}",
@@ -265,16 +266,25 @@ def _limits(data: dict[str, Any]) -> list[str]:
     return found
 
 
-def _damage(source: dict[str, Any]) -> list[str]:
+def _broken(source: dict[str, Any]) -> list[str]:
+    """What somebody must know before they read the figures."""
     found = []
     if source["interrupted"]:
         found.append(
             f"INTERRUPTED after {_share(source['read_ratio'], 1)} of the file: the figures are of what was read until then."
         )
+    if count := source["damage_count"]:
+        places = "1 place" if count == 1 else f"{count:,} places"
+        found.append(
+            f"DAMAGED: {places} in the file could not be read (which: at the end); the figures are of what could be read."
+        )
+    return found
+
+
+def _damage(source: dict[str, Any]) -> list[str]:
+    found = []
     if source["damage_count"]:
-        lines = [
-            f"DAMAGED: {source['damage_count']:,} place(s) in the file could not be read; the figures are of the rest."
-        ]
+        lines = ["What could not be read"]
         for each in source["damage"]:
             place = f"byte {each['offset_bytes']:,}"
             if each["line"] is not None:

@@ -82,13 +82,28 @@ def _actions(resolving: Resolving, file: EventFile, enforcers: list[str]) -> lis
             found += [(action, {"registration": name}) for name in _registrations(resolving, where, value)]
         elif action == "change-address":
             dynamic = [name for name, line in resolving.subscribers.items() if line.addressing == "dynamic"]
-            names = resolving.names(where, value, dynamic, "a subscriber with a dynamic line")
-            found += [(action, {"subscriber": name}) for name in names]
+            shared = _shared(resolving, where, value)
+            names = resolving.names(where, value, [*dynamic, *shared], "a subscriber with a dynamic line")
+            found += [(action, {"subscriber": name}) for name in names if name not in shared]
         else:
             names = [name for name in value if name in resolving.tunnels]
             if resolving.is_sound("tunnels"):
                 names = resolving.names(where, value, resolving.tunnels, "a tunnel")
             found += [(action, {"tunnel": name}) for name in names]
+    return found
+
+
+def _shared(resolving: Resolving, where, names: list[str]) -> list[str]:
+    """Those whose lines share an address, each noted as a problem."""
+    lines = [resolving.subscribers.get(name) for name in names]
+    found = [line.name for line in lines if line is not None and line.addressing == "nat"]
+    for name in found:
+        at = (*where, names.index(name))
+        resolving.add(
+            at if at in resolving.document.values else where,
+            f"{name} is behind NAT: its public address is its provider's and never changes",
+            "name a subscriber with 'address: dynamic' (no line is both)",
+        )
     return found
 
 
