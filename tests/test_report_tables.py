@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import datetime
 from xml.etree import ElementTree
 
 import pytest
 
 from testbed.report import write_report
 from testbed.report.facts import calibration, machine
-from testbed.report.hurt import hurt
+from testbed.report.hurt import ended, hurt
 from testbed.report.markdown import markdown
-from testbed.report.plot_timeline import probes_words
+from testbed.report.plot_timeline import _asked_bins, probes_words
 from testbed.report.story import read_story
 from testbed.report.style import OUTCOME_LOOKS, class_look, swatch
 from testbed.report.tables import round_trips, tiles
+from testbed.report.when import When
 from testbed.report.words import OUTCOME_HEADS, OUTCOME_WORDS, lasting, number, value_words
 from tests.synthetic_run import write_synthetic_run
 
@@ -92,6 +94,42 @@ def test_the_page_never_says_that_nobody_went_without_when_an_attempt_was_lost(s
     assert "Nobody who was entitled to anything went without it." in render(
         replace(story, summary=nothing), dict.fromkeys(_plots(), "")
     )
+
+
+def test_the_longest_outage_is_said_to_be_of_what_kind(story):
+    assert tiles(story.summary)[4][2].startswith("after a false block")
+    one = lost_one(story.summary)
+    assert tiles(one)[4][2].startswith("lost elsewhere in the network, not blocked")
+    nothing = {**one, "hurt": [], "harm": {**one["harm"], "not_restored": []}}
+    assert tiles(nothing)[4][2] == ""
+
+
+def test_both_ends_of_a_span_are_in_one_unit():
+    count, at = When(300), 10**9
+    assert plain(count.span(60 * at, 182 * at)) == "1:00 to 3:02"
+    assert plain(count.span(8 * at, 60 * at)) == "8.0 s to 60.0 s"
+    local = When(7200, datetime.fromisoformat("2024-11-10T16:00:00+05:00"))
+    assert local.span(60 * at, 4000 * at) == "16:01:00 to 17:06:40"
+
+
+def test_whoever_lost_an_entitlement_is_named_apart(story):
+    wait = {"registration": "freelancer/fra-wireguard", "state": "expired", "at_ns": 205 * 10**9}
+    harm = {**story.summary["harm"], "revocations": [wait]}
+    told = plain(ended({**story.summary, "harm": harm}))
+    assert told.endswith("no false block: freelancer/fra-wireguard since 3:25 (expired)")
+    many = {**harm, "revocations": [wait] * 11}
+    assert ended({**story.summary, "harm": many}).endswith(" and 3 more")
+    assert ended({**story.summary, "harm": {**harm, "revocations": []}}) == ""
+    page = markdown({**story.summary, "harm": harm})
+    assert "freelancer/fra-wireguard since" in page
+
+
+def test_a_line_of_round_trips_runs_on_between_probes_and_stops_where_nobody_asks():
+    every_third = _asked_bins(set(range(0, 150, 3)), 150)
+    assert every_third.tolist() == list(range(0, 150, 3))  # no hole where nobody was asked
+    paused = _asked_bins({0, 2, 4, 6, 100, 102, 104, 300}, 200)
+    assert paused.tolist() == [0, 2, 4, 6, 6.5, 100, 102, 104]  # 6.5 has no probe: the line stops
+    assert _asked_bins(set(), 9).tolist() == [] and _asked_bins({4}, 9).tolist() == [4]
 
 
 def _plots():

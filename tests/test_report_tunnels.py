@@ -46,7 +46,7 @@ def test_a_tunnel_that_was_down_is_told_with_its_rule_and_its_way_back(summary):
 
 def test_the_finding_tells_blocks_and_what_came_after_them_apart(summary):
     text = finding(summary)
-    assert "10 of 16 attempts (62.5\u00a0%) were blocked by mistake" in text
+    assert "10 of 16 attempts (62.5\u00a0%, 95 % interval 38.6\u00a0% to 81.5\u00a0%) were blocked by mistake" in text
     assert "9 of them are attempts through a tunnel that the block had brought down before." in text
     assert (
         "After the block was over 3 more attempts failed until 1 tunnel came back by its client's own timers"

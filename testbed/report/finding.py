@@ -145,8 +145,8 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
         return f"Nobody who was entitled was blocked: 0 of {plural(table['n'], 'attempt')} ({interval}).", ""
     headline = (
         f"{number(harm['people_falsely_blocked'])} of {plural(harm['people'], 'subscriber')} lost service they were "
-        f"entitled to: {number(table['k'])} of {plural(table['n'], 'attempt')} ({percent(table['ratio'])}) were blocked by "
-        "mistake."
+        f"entitled to: {number(table['k'])} of {plural(table['n'], 'attempt')} ({percent(table['ratio'])}, {interval}) were "
+        "blocked by mistake."
     )
     causes = summary["all"]["causes"]["false_block"]
     reasons = [
@@ -156,15 +156,18 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
     told = f"Of these {number(table['k'])}: {'; '.join(reasons)}"
     if len(causes) == 1:
         told = f"{'All' if table['k'] > 1 else 'It was'} because {cause_words(main_cause(causes) or '', 'false_block')}"
-    return headline, f"{told} ({interval}).{_through(summary)}{_duration(harm)}"
+    return headline, f"{told}.{_through(summary)}{_duration(summary)}"
 
 
-def _duration(harm: dict[str, Any]) -> str:
-    if harm["not_restored"]:
-        lines = {each.partition(":")[0] for each in harm["not_restored"]}
+def _duration(summary: dict[str, Any]) -> str:
+    """How long the false blocks lasted; what was lost elsewhere is no matter here."""
+    blocked = [row for row in summary["hurt"] if row["outcome"] == "false_block"]
+    lines = {row["subscriber"] for row in blocked if not row["has_ended"]}
+    if lines:
         return f" {plural(len(lines), 'subscriber')} did not get it back before the end."
-    if harm["longest_restore_ns"]:
-        return f" The longest wait until it came back was {from_ns(harm['longest_restore_ns'])}."
+    if blocked:
+        longest_ns = max(row["until_ns"] - row["from_ns"] for row in blocked)
+        return f" The longest wait until it came back was {from_ns(longest_ns)}."
     return ""
 
 

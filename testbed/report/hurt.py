@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.report.when import When, when_of
-from testbed.report.words import CAUSE_WORDS, lasting, plural
+from testbed.report.words import CAUSE_WORDS, lasting, number, plural
 
 _MOST_HURT = 60
+_MOST_ENDED = 8
 _SAME_NS = 1_000_000_000
 
 
@@ -40,6 +41,21 @@ def hurt(summary: dict[str, Any]) -> tuple[list[Hurt], str]:
             f"{plural(len(single), 'attempt')} lost elsewhere in the network, {apart}{lasting(lasted_ns / 1e9)} without service"
         )
     return [_hurt(each, when_of(summary)) for each in outages[:_MOST_HURT]], "; ".join(left)
+
+
+def ended(summary: dict[str, Any]) -> str:
+    """Whose registrations ended during the run, and when: what they lost then is no false block. "" when none did."""
+    when = when_of(summary)
+    told = [
+        f"{wait['registration']} since {when.moment(wait['at_ns'])} ({wait['state']})"
+        for wait in summary["harm"]["revocations"]
+    ]
+    more = f" and {number(len(told) - _MOST_ENDED)} more" if len(told) > _MOST_ENDED else ""
+    return (
+        f"Lost what they were entitled to, as the ledger says, which is no false block: {', '.join(told[:_MOST_ENDED])}{more}"
+        if told
+        else ""
+    )
 
 
 def _by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,7 +106,7 @@ def _hurt(row: dict[str, Any], when: When) -> Hurt:
     return Hurt(
         ", ".join(sorted(row["who"])),
         ", ".join(services[:4]) + (f" and {len(services) - 4} more" if len(services) > 4 else ""),
-        f"{when.moment(row['from_ns'])} to {when.moment(row['until_ns'])}",
+        when.span(row["from_ns"], row["until_ns"]),
         lasting((row["until_ns"] - row["from_ns"]) / 1e9) + ("" if row["has_ended"] else ", not back"),
         row["attempts"],
         row["outcome"],

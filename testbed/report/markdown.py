@@ -7,7 +7,7 @@ from typing import Any
 from testbed.report.accounts import NOTE, told
 from testbed.report.clock import missing_line
 from testbed.report.finding import broken_details, claims, finding, noise_notes
-from testbed.report.hurt import hurt
+from testbed.report.hurt import ended, hurt
 from testbed.report.tables import VERDICT_MARKS, expected
 from testbed.report.tunnels import tunnels_down
 from testbed.report.words import OUTCOME_WORDS
@@ -62,6 +62,8 @@ def markdown(summary: dict[str, Any]) -> str:
     lines += _tunnels(summary)
     if left:
         lines += [f"{'Not in the table: ' if people else ''}{_cell(left)}.", ""]
+    if over := ended(summary):
+        lines += [f"{_cell(over)}.", ""]
     for note in noise_notes(summary):
         lines += [_cell(note), ""]
     return "\n".join(lines)

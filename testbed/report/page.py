@@ -10,7 +10,7 @@ import jinja2
 
 from testbed.report import accounts, clock, facts, tables
 from testbed.report.finding import claims, finding_parts
-from testbed.report.hurt import hurt
+from testbed.report.hurt import ended, hurt
 from testbed.report.junit import junit
 from testbed.report.markdown import markdown
 from testbed.report.plot_figures import plot_goodput, plot_groups, plot_people, plot_round_trips
@@ -78,6 +78,7 @@ def render(story: Story, plots: dict[str, str | None]) -> str:
         "heads": [(OUTCOME_HEADS[outcome], word) for outcome, word in OUTCOME_WORDS.items()],
         "hurt": rows,
         "hurt_more": more,
+        "ended": ended(story.summary),
         "tunnels": tunnels_down(story.summary),
         "audit": audit_words(story.summary),
         "groups": tables.groups(story.summary),

@@ -29,6 +29,7 @@ from testbed.report.when import When, when_of
 from testbed.report.words import number, plural
 
 _MOST_BINS = 150
+_PAUSE = 10  # times the usual distance between bins with a probe: nobody asks any more
 _MOST_MARKS = 24
 _LOG_FROM = 5
 _LEDGER_MARKS = {
@@ -193,8 +194,9 @@ def _round_trips(axes: Axes, story: Story) -> None:
     band: list[float] = []
     for position, group in enumerate(names):
         colour, style = class_look(position)
-        values = [samples[group].get(at, [np.nan]) for at in range(end)]
-        at_s = (np.arange(end) + 0.5) * bin_s
+        bins = _asked_bins({*samples[group], *(int(each // bin_s) for each in lost[group])}, end)
+        values = [samples[group].get(at, [np.nan]) for at in bins.tolist()]
+        at_s = (bins + 0.5) * bin_s
         low, median, high = (np.array([np.percentile(each, q) for each in values]) for q in (5, 50, 95))
         count = sum(len(each) for each in samples[group].values()) + len(lost[group])
         counted = probes_words(count, len(flows[group]))
@@ -213,9 +215,9 @@ def _round_trips(axes: Axes, story: Story) -> None:
     _scale_round_trips(axes, band)
     for position, group in enumerate(name for name in names if lost[name]):
         row = 0.95 - 0.1 * position
-        bins = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
+        lost_s = np.unique((np.array(lost[group]) // (bin_s / 4)).astype(int)) * (bin_s / 4)
         axes.plot(
-            bins, np.full(len(bins), row), "x", color=BLOCKED, ms=3.5, mew=0.9, transform=axes.get_xaxis_transform()
+            lost_s, np.full(len(lost_s), row), "x", color=BLOCKED, ms=3.5, mew=0.9, transform=axes.get_xaxis_transform()
         )  # fmt: skip
         axes.annotate(
             f"no answer: {group}", (1.0, row), xycoords="axes fraction",
@@ -224,6 +226,19 @@ def _round_trips(axes: Axes, story: Story) -> None:
     if samples or lost:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
         axes.set_title(axes.get_title(loc="left"), pad=26)
+
+
+def _asked_bins(asked: set[int], end: int) -> np.ndarray:
+    """The bins in which somebody asked: the line runs on over those between two probes, so that a gap in it means "no answer".
+
+    In a pause much longer than between probes (a half bin on either side of it stands for it) the line stops.
+    """
+    bins = np.array(sorted(each for each in asked if each < end), dtype=float)
+    apart = np.diff(bins)
+    if not len(apart):
+        return bins
+    pauses = np.flatnonzero(apart > _PAUSE * np.median(apart))
+    return np.insert(bins, pauses + 1, bins[pauses] + 0.5)
 
 
 def _scale_round_trips(axes: Axes, values_ms: list[float]) -> None:

@@ -19,6 +19,8 @@ from testbed.report.words import (
     where_words,
 )
 
+# Of the outages that ended, by outcome.
+_AFTER = {"false_block": "after a false block", "infra_down": "lost elsewhere in the network, not blocked"}
 VERDICT_MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
 
 
@@ -84,12 +86,22 @@ def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (
             from_ns(harm["longest_restore_ns"]),
             "longest time until service was back",
-            f"{plural(len(harm['not_restored']), 'service')} not back at the end"
-            if harm["not_restored"]
-            else "",
+            _of_what_kind(summary),
             "",
         ),
     ]
+
+
+def _of_what_kind(summary: dict[str, Any]) -> str:
+    """What the longest outage that ended was of, and how many did not end."""
+    ended = [row for row in summary["hurt"] if row["has_ended"]]
+    told = []
+    if ended:
+        longest = max(ended, key=lambda row: row["until_ns"] - row["from_ns"])
+        told.append(_AFTER.get(longest["outcome"], ""))
+    if lost := len(summary["harm"]["not_restored"]):
+        told.append(f"{plural(lost, 'service')} not back at the end")
+    return "; ".join(each for each in told if each)
 
 
 def groups(summary: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -143,9 +155,7 @@ def _expected(each: dict[str, Any], duration_ns: int, when: When) -> Expected:
     bound = value_words(each["bound"], unit)
     window = ""
     if each["from_ns"] > 0 or each["until_ns"] < duration_ns:
-        window = (
-            f"; {when.moment(max(0, each['from_ns']))} to {when.moment(min(duration_ns, each['until_ns']))}"
-        )
+        window = f"; {when.span(max(0, each['from_ns']), min(duration_ns, each['until_ns']))}"
     interval = "–"
     if each["low"] is not None or each["high"] is not None:
         interval = f"{value_words(each['low'], unit)} to {value_words(each['high'], unit)}"

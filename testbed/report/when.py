@@ -32,6 +32,12 @@ class When:
         then = self._rounded(t_ns)
         return then.strftime("%H:%M:%S") if self._is_first_day(then) else then.strftime("%d %b %H:%M:%S")
 
+    def span(self, from_ns: int, until_ns: int) -> str:
+        """From one moment to another, both in the unit of the later one."""
+        if self.start is not None:
+            return f"{self.moment(from_ns)} to {self.moment(until_ns)}"
+        return f"{clock(from_ns, until_ns)} to {clock(until_ns)}"
+
     def claimed(self, t_ns: int) -> str:
         """The same for what was published: to the minute where it is one."""
         return self.moment(t_ns).removesuffix(":00") if self.start is not None else clock(t_ns)

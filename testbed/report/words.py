@@ -128,10 +128,10 @@ def from_ns(value: int | None) -> str:
     return _NONE if value is None else seconds(value / 1e9)
 
 
-def clock(t_ns: int) -> str:
-    """A moment of the scenario, from its start: 12.3 s, 4:05, 1:02:33."""
+def clock(t_ns: int, beside_ns: int = 0) -> str:
+    """A moment of the scenario, from its start: 12.3 s, 4:05, 1:02:33. beside_ns: a later one that it stands with, whose unit it takes."""
     total = t_ns / 1e9
-    if total < 100:
+    if max(total, beside_ns / 1e9) < 100:
         return f"{total:.1f}\u00a0s"
     minutes, rest = divmod(int(total), 60)
     hours, minutes = divmod(minutes, 60)
