@@ -15,14 +15,16 @@ Every line has `time` (RFC 3339, UTC), `monotonic_ns`, `realtime_ns` and `kind`:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from enforcer.audit_file import AuditFile
 from enforcer.dataplanes import Stop
@@ -190,13 +192,32 @@ class Blocks:
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of an audit file; a last half line (the enforcer is writing it) is left out. Raises OSError, ValueError."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not an audit line: {error}") from error
+        yield from _lines(file, path)
+
+
+def read_all(path: Path) -> Iterator[dict[str, Any]]:
+    """The same of all its files, PATH.2, PATH.1 and so on to PATH: the oldest line first."""
+    with contextlib.ExitStack() as stack:
+        files: dict[int, tuple[IO[bytes], Path]] = {}
+        each, number = path, 0
+        while not number or each.exists():
+            file = stack.enter_context(each.open("rb"))
+            # The newest is opened first: one that becomes the next one's number meanwhile is met twice, and none is missed.
+            files.setdefault(os.fstat(file.fileno()).st_ino, (file, each))
+            number += 1
+            each = path.with_name(f"{path.name}.{number}")
+        for file, name in reversed(files.values()):
+            yield from _lines(file, name)
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: not an audit line: {error}") from error
 
 
 def rfc3339(at_ns: int) -> str:

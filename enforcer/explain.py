@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from enforcer.audit import read
+from enforcer.audit import read_all
 from enforcer.conditions import CONDITIONS
 from enforcer.decide import REASONS
 from enforcer.explain_flow import Answer, answer
@@ -90,6 +90,9 @@ class Explanation:
             "mode": known.policy.mode if known else None,
             "serial": known.allowlist.serial if known else None,
             "list": known.source if known else None,
+            "at": self.at,
+            "list_is_of_then": known.is_of_then if known else None,
+            "remarks": list(known.remarks) if known else [],
             "is_running": known.is_running if known else None,
             "conditions": known.lasting if known else {},
             "answers": [each.to_json() for each in self.answers],
@@ -105,7 +108,7 @@ class Explanation:
     def _decided(self) -> Iterator[str]:
         known = self.known
         assert known is not None
-        when = f" at {self.at}, by the list as it is now" if self.at else ""
+        when = f" at {self.at}" if self.at else ""
         state = ""
         if known.is_running:
             state = "; the enforcer runs" + (
@@ -115,6 +118,7 @@ class Explanation:
         yield (
             f"From {first.src_text} to {first.dst_text}{when}, under policy {known.policy.name!r} ({known.policy.mode}), "
             f"serial {known.allowlist.serial} ({known.source}{state}):"
+            + "".join(f"\n{each}" for each in known.remarks)
         )
         groups: dict[tuple[Any, ...], list[Answer]] = {}
         for each in self.answers:
@@ -162,7 +166,7 @@ def stopped(
     lasting: dict[str, str] = {}
     found: dict[tuple[Any, ...], Stopped] = {}
     has_words = False
-    for line in read(audit):
+    for line in read_all(audit):
         kind = line["kind"]
         if kind == "applied":
             serial = line["serial"]

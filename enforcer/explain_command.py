@@ -22,7 +22,10 @@ _PATH = click.Path(path_type=Path)
     "--proto", help="wireguard, openvpn-udp, …, or udp, tcp, esp, ah, gre; left out: all the policy governs"
 )
 @click.option("--port", type=int, help="the server's port; left out: the protocol's customary one")
-@click.option("--at", help="when: 2024-11-10T16:00:00Z; left out: now")
+@click.option(
+    "--at",
+    help="when: 2024-11-10T16:00:00Z; left out: now. Judged by the list of that time where it is known, else by the newest, and says which",
+)
 @click.option(
     "--config",
     "config_file",
@@ -35,6 +38,12 @@ _PATH = click.Path(path_type=Path)
     "snapshot_file",
     type=_PATH,
     help="a feed snapshot, signed or not, with --policy",
+)
+@click.option(
+    "--ledger",
+    "ledger_file",
+    type=_PATH,
+    help="the registry's ledger or a copy: with --at it has the list of any time; with --policy, instead of --snapshot",
 )
 @click.option(
     "--audit",
@@ -92,6 +101,7 @@ def _found(
     config_file: Path | None,
     policy_file: Path | None,
     snapshot_file: Path | None,
+    ledger_file: Path | None,
     audit_file: Path | None,
     key_file: Path | None,
     around: str,
@@ -101,6 +111,7 @@ def _found(
 ) -> Any:
     from enforcer.explain import Explanation, stopped, unix_ns
     from enforcer.explain_flow import answer
+    from enforcer.explain_then import at_time, from_ledger
     from enforcer.known import from_config, from_files
     from enforcer.privacy import load_key
     from enforcer.question import questions
@@ -108,9 +119,13 @@ def _found(
     src, dst = src or src_option, dst or dst_option
     if packet:
         src, dst, proto, port = _packet(packet)
+    if ledger_file and not at and (config_file or snapshot_file or not policy_file):
+        raise ValueError("--ledger: write it with --at TIME, or with --policy alone")
     known = None
     if config_file:
         known = from_config(config_file)
+    elif policy_file and ledger_file and not snapshot_file:
+        known = from_ledger(policy_file, ledger_file)
     elif policy_file:
         known = from_files(policy_file, snapshot_file)
     if known is None and audit_file is None:
@@ -118,16 +133,17 @@ def _found(
             "write SRC DST with --config FILE, or with --policy FILE --snapshot FILE; or --audit FILE --src ADDRESS; or --reasons"
         )
     at_ns = unix_ns(at) if at else None
-    answers = []
+    key = load_key(key_file) if key_file else known.audit_key if known else None
+    audit = audit_file or (known.audit if known and known.audit and known.audit.exists() else None)
+    answers, decides = (), None
     if known is not None:
         if not (src and dst):
             raise ValueError("write two addresses: enforcer explain SRC DST")
-        now_ns = at_ns if at_ns is not None else time.time_ns()
-        answers = [answer(each, known, now_ns) for each in questions(src, dst, proto, port, known.policy)]
-    key = load_key(key_file) if key_file else known.audit_key if known else None
-    audit = audit_file or (known.audit if known and known.audit and known.audit.exists() else None)
+        asked, now_ns = questions(src, dst, proto, port, known.policy), time.time_ns()
+        decides = known if at_ns is None else at_time(known, at_ns, now_ns, audit, ledger_file)
+        answers = tuple(answer(each, decides, now_ns if at_ns is None else at_ns) for each in asked)
     stops = stopped(audit, src, dst, at_ns, around, key, known) if audit else None
-    return Explanation(tuple(answers), known, stops, at)
+    return Explanation(answers, decides, stops, at)
 
 
 def _packet(text: str) -> tuple[str, str, str, int | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from enforcer.allowlist import Allowlist, Entry
@@ -14,14 +15,15 @@ from enforcer.policy import Policy, load_policy
 from enforcer.privacy import load_key
 from enforcer.registry.feed import load_public_key
 from enforcer.registry.roll import KeyRing
-from enforcer.store import Store
+from enforcer.store import Kept, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """source: where the list is from, for people. is_running: whether an enforcer answered; then lasting and fallback are its own.
 
-    audit and audit_key: the enforcer's, when there is a configuration that names them.
+    audit and audit_key: the enforcer's, when there is a configuration that names them. history: the lists it keeps, oldest first.
+    is_of_then and remarks: of a question about another time (enforcer.explain_then): whether the list is that time's.
     """
 
     policy: Policy
@@ -32,34 +34,30 @@ class Known:
     fallback: Fallback = "keep"
     audit: Path | None = None
     audit_key: bytes | None = None
+    history: Callable[[], Iterable[Kept]] | None = None
+    is_of_then: bool | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def from_config(config_file: Path) -> Known:
     """What the enforcer of this configuration keeps. Raises FileError, ValueError, OSError."""
     config = load_config(config_file)
     store, key = Store(config.state), load_public_key(config.feed_key)
-    kept = store.load(KeyRing(key, store.rolls()).all)
+    keys = KeyRing(key, store.rolls()).all
+    kept = store.load(keys)
     known = Known(
         load_policy(config.policy),
         kept.allowlist if kept else Allowlist(0),
         f"the list kept in {config.state}" if kept else f"no list is kept in {config.state}",
         audit=config.audit,
         audit_key=load_key(config.audit_key) if config.audit_key else None,
+        history=lambda: store.history(keys),
     )
     try:
         status = ask(config.control, "status")
     except (NobodyListens, TimeoutError, OSError):
         return known
-    return Known(
-        known.policy,
-        known.allowlist,
-        known.source,
-        True,
-        status["failures"],
-        status["fallback"],
-        known.audit,
-        known.audit_key,
-    )
+    return replace(known, is_running=True, lasting=status["failures"], fallback=status["fallback"])
 
 
 def from_files(policy_file: Path, snapshot_file: Path | None) -> Known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,23 +39,30 @@ class Store:
 
         Raises FeedError when the snapshot is damaged; a damaged delta ends the reading, for the registry has the rest.
         """
+        kept = None
+        for deltas, each in enumerate(self.history(keys)):
+            self._count, kept = deltas, each
+        return kept
+
+    def history(self, keys: Keys) -> Iterator[Kept]:
+        """The lists that are kept, oldest first: the snapshot's, and that after each delta. Raises as load."""
         if not self._snapshot.exists():
-            return None
+            return
         keys = (keys,) if isinstance(keys, Ed25519PublicKey) else tuple(keys)
         snapshot = verify(self._snapshot.read_bytes(), keys, allow_empty=True)
         if not isinstance(snapshot, Snapshot):
             raise FeedError(f"{self._snapshot} holds a delta, not a snapshot")
-        allowlist, issued_ns, mark = snapshot.allowlist, snapshot.issued_ns, snapshot.mark
+        allowlist = snapshot.allowlist
+        yield Kept(allowlist, snapshot.issued_ns, snapshot.mark)
         for line in self._deltas.read_bytes().splitlines() if self._deltas.exists() else ():
             try:
                 delta = verify(line, keys, allowlist.serial)
             except FeedError:
-                break
+                return
             if not isinstance(delta, SignedDelta):
-                break
-            allowlist, issued_ns, mark = allowlist.after(delta.delta), delta.issued_ns, delta.mark
-            self._count += 1
-        return Kept(allowlist, issued_ns, mark)
+                return
+            allowlist = allowlist.after(delta.delta)
+            yield Kept(allowlist, delta.issued_ns, delta.mark)
 
     def rolls(self) -> list[str]:
         """The key roll-overs that were believed, oldest first."""
