@@ -57,7 +57,7 @@ def run(config_file: Path) -> None:
         raise Broken(str(error)) from error
 
 
-@main.command()
+@main.command(short_help="Say which serial is enforced, how old it is, what is broken.")
 @_config
 @click.option("--json", "as_json", is_flag=True, help="as one JSON object")
 def status(config_file: Path, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def status(config_file: Path, as_json: bool) -> None:
     click.echo(render(answer))
 
 
-@main.command()
+@main.command(short_help="Print the running enforcer's metrics in Prometheus' format.")
 @_config
 def metrics(config_file: Path) -> None:
     """The running enforcer's metrics in Prometheus' text format; see `metrics` in the configuration to serve them."""
@@ -85,7 +85,7 @@ def reload(config_file: Path) -> None:
     click.echo(f"loaded again: serial {_ask(config_file, 'reload')['serial']}")
 
 
-@main.command()
+@main.command(short_help="Say which dataplane can do what on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="as one JSON object")
 def doctor(as_json: bool) -> None:
     """Say which dataplane can do what on this machine, and what each absence means."""

@@ -15,7 +15,7 @@ from enforcer.yamlfile import FileError
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Say what is decided about a flow, and what would change it.")
 @click.argument("src", required=False)
 @click.argument("dst", required=False)
 @click.option(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Check policies and configurations; folders are searched.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def check(paths: tuple[Path, ...]) -> None:
     """Check policies (*.policy.yaml) and configurations (other *.yaml); folders are searched. Needs no privileges.
@@ -30,7 +30,7 @@ def check(paths: tuple[Path, ...]) -> None:
     click.echo(f"{count} file{'s' * (count != 1)} checked, {found if checked.doubts else 'no problems'}")
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of policies or configurations.")
 @click.argument("kind", type=click.Choice(["policy", "config"]))
 def schema(kind: str) -> None:
     """Print the JSON Schema of policies (*.policy.yaml) or configurations, for an editor."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from testbed import VERSION, cli_told, command
+from testbed import VERSION, cli_help, cli_told, command
 from testbed.cli_errors import Impossible, Mistake, mistakes
 from testbed.cli_kernel import kernel
 from testbed.cli_lab import LAB_COMMANDS
@@ -32,7 +32,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(epilog=cli_help.AFTER_RUN)
 @click.argument("scenarios", metavar="SCENARIO...", type=_FILE, nargs=-1, required=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Another seed than the scenario's.")
 @click.option("--seeds", type=Seeds(), metavar="1-5", help="Play each scenario once with each of these seeds: 1-5, or 1,4,7-9.")  # fmt: skip
@@ -111,7 +111,7 @@ def run(
     sys.exit(result.exit_code)
 
 
-@main.command()
+@main.command(short_help="Check scenario, topology and policy files.")
 @click.argument("paths", nargs=-1, type=_PATH)
 def check(paths: tuple[Path, ...]) -> None:
     """Check scenario, topology and policy files (all of the project's without PATH). Needs no privileges and no lab.
@@ -143,6 +143,10 @@ def check(paths: tuple[Path, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
 def test(arguments: tuple[str, ...]) -> None:
     """Run pytest: the tool's own tests, or `test scenarios`."""
+    if arguments[:1] in (("-h",), ("--help",)):
+        click.echo(cli_help.test_help(command()))
+        return
+    arguments = tuple("--help" if each == "--pytest-help" else each for each in arguments)
     # The launcher starts pytest without this; here is the way for an installed program, and the line in --help.
     os.chdir(Path(__file__).resolve().parents[1])
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
@@ -157,7 +161,7 @@ def schema(kind: Any) -> None:
     click.echo(json.dumps(json_schema(kind), indent=1))
 
 
-@main.command()
+@main.command(short_help="Try out what this machine offers a lab.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything found as JSON.")
 def doctor(as_json: bool) -> None:
     """Try out what this machine offers a lab; exit code 3 when no lab can run here."""
@@ -183,7 +187,7 @@ def doctor(as_json: bool) -> None:
     sys.exit(0 if can_run(capabilities) else 3)
 
 
-@main.command()
+@main.command(short_help="Score a run folder again and redraw its report.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--quiet", is_flag=True, help="No progress.")
 def report(run_dir: Path, quiet: bool) -> None:
@@ -208,7 +212,7 @@ def report(run_dir: Path, quiet: bool) -> None:
     click.echo("\n".join(lines))
 
 
-@main.command()
+@main.command(short_help="Play a run in virtual time again and compare.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--quiet", is_flag=True, help="No progress.")
 def verify(run_dir: Path, quiet: bool) -> None:

@@ -17,12 +17,12 @@ from testbed.cli_errors import Impossible, Mistake
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@click.group()
+@click.group(short_help="The lab's own kernel, for virtual time: build, status, remove.")
 def kernel() -> None:
     """The lab's own kernel: runs in virtual time (`run --clock virtual`), and where the host's kernel lacks something."""
 
 
-@kernel.command()
+@kernel.command(short_help="Build it from the distribution's kernel source (5 minutes).")
 @click.option(
     "--jobs", "-j", type=click.IntRange(min=1), help="Compilers at the same time; all processors otherwise."
 )
@@ -68,7 +68,7 @@ def build(jobs: int | None, again: bool, yes: bool, quiet: bool) -> None:
     click.echo(f"{built.path}")
 
 
-@kernel.command()
+@kernel.command(short_help="Say which kernels are kept and whether one fits.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(as_json: bool) -> None:
     """Say which kernels are kept and whether one fits this version; exit code 3 without one."""

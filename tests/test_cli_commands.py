@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -48,6 +50,46 @@ def test_help_has_the_test_command_and_it_runs_pytest_in_the_projects_folder(mon
     allowlab("test", "scenarios", "-k", "smoke", "--help")
 
     assert called == [[str(ROOT)], [sys.executable, "-m", "pytest", "scenarios", "-k", "smoke", "--help"]]
+
+
+def test_the_test_command_has_a_help_of_its_own_and_a_way_to_pytests(monkeypatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr("testbed.cli.os.execv", lambda _, argv: called.append(argv[3:]))
+    monkeypatch.setattr("testbed.cli.os.chdir", lambda _: None)
+    for word in ("-h", "--help"):
+        told = allowlab("test", word).output
+        assert (
+            "--pytest-help" in told
+            and "-k kill" in told
+            and "-m smoke" in told
+            and len(told.splitlines()) < 20
+        )
+    assert called == []
+    allowlab("test", "--pytest-help")
+    assert called == [["--help"]]
+
+
+def test_run_help_has_examples_and_the_exit_codes() -> None:
+    told = " ".join(allowlab("run", "--help").output.split())
+    assert "allowlab run scenarios/registration.scenario.yaml" in told
+    assert "0 passed, 1 failed" in told and "3 broken or inconclusive, 130 interrupted" in told
+
+
+@pytest.mark.parametrize(
+    "group", ["testbed.cli:main", "enforcer.cli:main", "enforcer.registry.__main__:main"]
+)
+def test_no_line_of_a_list_of_commands_is_cut(group: str) -> None:
+    module, _, name = group.partition(":")
+
+    def check(command: click.Command, words: list[str]) -> None:
+        if isinstance(command, click.Group):
+            told = CliRunner().invoke(top, [*words, "--help"], terminal_width=80).output
+            assert not [line for line in told.partition("Commands:")[2].splitlines() if line.endswith("...")]
+            for each, inner in command.commands.items():
+                check(inner, [*words, each])
+
+    top = getattr(importlib.import_module(module), name)
+    check(top, [])
 
 
 def test_check_names_every_problem_and_exits_with_2(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def test_test_runs_pytest_from_the_projects_folder(checkout: Path, system: Path,
         call(checkout / "allowlab", system, "test", "-k", "x", cwd=tmp_path).stdout
         == f"{checkout}|{checkout}|-m|pytest|-k|x|"
     )
+    helps = {"--help": "testbed.cli|test|--help", "--pytest-help": "pytest|--help"}
+    for typed, called in helps.items():
+        assert call(checkout / "allowlab", system, "test", typed).stdout.endswith(f"|-m|{called}|")
 
 
 def test_an_unknown_system_gets_the_list_and_exit_code_3(checkout: Path, system: Path) -> None:
@@ -183,4 +186,4 @@ until [ "$(cat '{system}/slept' 2>/dev/null)" = xxxx ] || [ $tries -ge 20000 ]; 
     said = [line for line in done.stderr.splitlines() if "still" in line]
     assert done.returncode == 0
     assert said == [f"allowlab: still installing Python packages ({s} s)" for s in (10, 20, 30)]
-    assert "one to three minutes" in done.stderr and done.stderr.endswith("allowlab: installed\n")
+    assert "one to three minutes" in done.stderr and done.stderr.endswith("; the next call installs nothing\n")

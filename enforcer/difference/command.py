@@ -22,7 +22,7 @@ T = TypeVar("T")
 _file = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Say whose traffic gets another verdict when something changes.")
 @click.argument("old", required=False, type=_file)
 @click.argument("new", required=False, type=_file)
 @click.option("--policy", type=_file, help="the policy of both sides")

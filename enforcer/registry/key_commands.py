@@ -24,7 +24,7 @@ class _MakeByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_MakeByDefault)
+@click.group(cls=_MakeByDefault, short_help="Make the feed's key, or roll it over.")
 def key() -> None:
     """Make the feed's key if FILE is absent, and print the public one: key FILE. Or roll it over: key roll FILE."""
 
@@ -39,7 +39,7 @@ def make(file: Path) -> None:
         raise _Problem(str(error)) from error
 
 
-@key.command()
+@key.command(short_help="Make a new key that takes over from the one in force.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--in", "begins_in", default="1h", show_default=True, help="when the new key begins to sign")
 @click.option(

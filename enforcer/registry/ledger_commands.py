@@ -71,7 +71,7 @@ def head(database: str) -> None:
         click.echo(json.dumps(ledger.head().to_json()))
 
 
-@click.command()
+@click.command(short_help="Recompute the hash chain and name the first wrong event.")
 @LEDGER
 @click.option(
     "--head", "head_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -101,7 +101,7 @@ def verify(database: str, head_file: Path | None, key_file: Path | None, chain_o
     _tell(database, found)
 
 
-@click.command()
+@click.command(short_help="Print how many registrations were in each state, and when.")
 @LEDGER
 @AT_SERIAL
 @AT_TIME
@@ -127,7 +127,7 @@ def state(database: str, serial: int | None, at: str | None, registration: int |
                 click.echo(f"{count:>9}  {name}")
 
 
-@click.command()
+@click.command(short_help="Print what the clock will do, soonest first.")
 @LEDGER
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def due(database: str, as_json: bool) -> None:
@@ -145,7 +145,7 @@ def due(database: str, as_json: bool) -> None:
             click.echo(f"{_when(each.at_ns)}  #{number:<6} {each.about}: {each.act}")
 
 
-@click.command()
+@click.command(short_help="Write a whole copy of a ledger, also while it is served.")
 @LEDGER
 @click.argument("copy", type=click.Path(path_type=Path))
 def backup(database: str, copy: Path) -> None:

@@ -37,7 +37,7 @@ from enforcer.registry.transfer import migrate as migrate_ledger
 MOST_TOLD = 100  # wrong rows; what a terminal can be scrolled back over
 
 
-@click.command()
+@click.command(short_help="Print the allowlist, the events or the registrations.")
 @LEDGER
 @AT_SERIAL
 @AT_TIME
@@ -125,7 +125,7 @@ def _import(
         _applications(database, file, config_file, by, trial, report)
 
 
-@click.command()
+@click.command(short_help="Write a ledger from before the hash chain into a new file.")
 @click.argument("old", type=click.Path(exists=True, dir_okay=False))
 @click.argument("new", type=click.Path(dir_okay=False))
 def migrate(old: str, new: str) -> None:

@@ -29,7 +29,7 @@ class Unfinished(click.ClickException):
     exit_code = 3
 
 
-@click.command()
+@click.command(short_help="Say what a policy would have stopped of a recording.")
 @click.argument("recording", metavar="CAPTURE|FLOWLOG", type=_PATH)
 @click.option("--policy", "policy_file", required=True, type=_PATH, help="the policy to try")
 @click.option(

@@ -23,7 +23,7 @@ class Problem(click.ClickException):
     exit_code = 2
 
 
-@click.command()
+@click.command(short_help="Run the registry's portal alone, with a demo in it.")
 @click.option(
     "--database",
     type=click.Path(path_type=Path, dir_okay=False),
