@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.failure_bench import Bench
 from tests.failure_streams import flood
 
 Step = Callable[[Bench], None]
+_FILLS_A_RING_S = 8.0
 
 
 def lie(mode: str) -> Step:
@@ -153,9 +155,12 @@ def fill_the_queue(bench: Bench) -> None:
 
 
 def flood_unread(bench: Bench) -> None:
-    """Reports are sampled by the second and the ring of bpf holds 16,000 of them: a fast machine takes this many packets to fill it."""
+    """Reports are sampled by the second and the ring of bpf holds 16,000 of them: so long, and so many packets, fill it on any machine."""
     hang(bench)
-    flood(bench.lab, 240_000, is_vpn=True)
+    filled = time.monotonic() + _FILLS_A_RING_S
+    flood(bench.lab, 120_000, is_vpn=True)
+    while time.monotonic() < filled:
+        flood(bench.lab, 10_000, is_vpn=True)
 
 
 def fill_conntrack(bench: Bench) -> None:

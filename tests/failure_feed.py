@@ -155,6 +155,14 @@ class Proxy:
 
 def _forged(message: bytes) -> bytes:
     """The same with everybody revoked, signed by somebody who is not the registry."""
-    body = json.loads(json.loads(message)["body"])
-    body["serial"] += 1
-    return sign(json.dumps(body | ({"entries": []} if "entries" in body else {})), _THIEF).encode()
+    said = json.loads(message)
+    if isinstance(said, list):
+        return json.dumps([json.loads(_signed_by_a_thief(one)) for one in said]).encode()
+    return _signed_by_a_thief(said).encode()
+
+
+def _signed_by_a_thief(message: dict[str, str]) -> str:
+    body = json.loads(message["body"])
+    if "serial" in body:
+        body["serial"] += 1
+    return sign(json.dumps(body | ({"entries": []} if "entries" in body else {})), _THIEF)
