@@ -21,6 +21,7 @@ from enforcer.policy import OnFailure
 
 _LONGEST_WAIT_S = 10.0
 _LONGEST_LISTEN_S = 290.0  # some seconds under what a registry grants
+_MOST_IN_VAIN = 8  # questions in a row; a stale list, a gap and a new key take four
 _ASIDE_BYTES = 1 << 18  # a longer message takes more than a tick; another thread reads it
 _ENDED_BY_A_SIGN = frozenset({"clock-jumped", "signature-wrong", "serial-wrong"})  # of life
 
@@ -46,14 +47,19 @@ class Follower:
 
     async def run(self) -> None:
         """For ever."""
+        poll_s, vain = self.config.poll_ns / 1e9, 0
         while True:
+            began_s, before = time.monotonic(), self.intake.allowlist
             try:
                 was_useful = await self._ask()
             except Unreachable as error:
                 self._count(error)
                 was_useful = False
-            if not was_useful:
-                await asyncio.sleep(self.config.poll_ns / 1e9)
+            # Whoever answers at once, and with nothing new, would be asked as fast as it answers.
+            is_quick = time.monotonic() - began_s < min(poll_s, self._sign_s()) / 2
+            vain = vain + 1 if is_quick and self.intake.allowlist is before else 0
+            if not was_useful or vain >= _MOST_IN_VAIN:
+                await asyncio.sleep(poll_s)
 
     async def _ask(self) -> bool:
         """One question to the registry. False: the answer was of no use, so the next may wait. Raises Unreachable."""
@@ -64,13 +70,10 @@ class Follower:
                 await self._answered()
                 return intake.take_standing(message)
             intake.wants_standing, intake.wants_snapshot = False, True
+            # Without signs of life only a list shows that it is signed now: "still the same" is not signed.
+            return await self._take_snapshot(None)
         if intake.wants_snapshot or intake.allowlist is None:
-            message = await self.feed.snapshot(intake.tag)
-            await self._answered()
-            if message is None:
-                intake.wants_snapshot, intake.wants_standing = False, True
-                return True
-            return await self._take(message)
+            return await self._take_snapshot(intake.tag)
         wait_s = self._sign_s()
         is_listening = self.feed.can_listen
         try:
@@ -84,6 +87,16 @@ class Follower:
         intake.wants_standing = intake.is_old() or not _ENDED_BY_A_SIGN.isdisjoint(self.conditions.lasting)
         # Whoever answers at once is not asked again at once.
         return is_listening or time.monotonic() - began_s > wait_s / 2
+
+    async def _take_snapshot(self, tag: str | None) -> bool:
+        """tag: of the list that is not to be sent again."""
+        intake = self.intake
+        message = await self.feed.snapshot(tag)
+        await self._answered()
+        if message is None:
+            intake.wants_snapshot, intake.wants_standing = False, True
+            return True
+        return await self._take(message)
 
     async def _delta(self, wait_s: float) -> bytes | None:
         assert self.intake.allowlist is not None
