@@ -17,6 +17,13 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 Where = tuple[str | int, ...]
 
 
+class Yaml(YAML):
+    """Without plug-ins: each YAML() looks for some in every folder beside ruamel.yaml's own modules, also where compiled code is kept."""
+
+    def official_plug_ins(self) -> list[str]:
+        return []
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in a file; line and column count from 1. where is a path such as timeline[2].at; fix: what to write."""
@@ -90,7 +97,7 @@ def parse(text: str, file: str) -> Document:
     """Like read, from text."""
     document = Document(file)
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        root = Yaml(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -223,7 +230,12 @@ def _tab(text: str, last: int) -> tuple[int, int] | None:
 
 def _remedy(what: str) -> str:
     if what.startswith("mapping values are not allowed"):
-        return "put text that holds ': ' in quotes, or indent the line like the others of its mapping"
+        return (
+            "write 'key: value' (is there no ':' after the key before?), put text that holds ': ' in quotes, "
+            "or indent the line like the others of its mapping"
+        )
+    if what.startswith("expected ',' or '}'"):
+        return "write {key: value, key: value} (is there no ':' or ',' before?); check the quotes and brackets just before here"
     return "check the quotes, brackets and indentation just before here"
 
 

@@ -77,11 +77,12 @@ def load_languages(folder: Path = FOLDER) -> Languages:
 
 
 def _load(path: Path, fallback: Texts | None) -> Texts:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    from enforcer.yamlfile import Yaml
+
     try:
-        data = YAML(typ="safe").load(path)
+        data = Yaml(typ="safe").load(path)
     except YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(data, dict):
