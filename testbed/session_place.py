@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 # The inside bounds each of its own steps; this ends one that hangs all the same.
 _INSIDE_SLACK_S = 300.0
 _STOPPING_S = 20.0
-_PROGRAM = [sys.executable, "-B", "-m", "testbed.timeline"]
+_MODULE = "testbed.timeline"
 # Inside the lab's kernel the run folder is always here: paths are in records, and reruns must be equal.
 _RUN_INSIDE = "/run/allowlab/run"
 # Boot comes so long before the scenario's start: by then everything is up, and time 0 is the start exactly.
 _BOOT_LEAD_S = 60
+# For a request to stop, in a long run: each costs processor time, as all that happens does.
+_LOOKS = 2000
 # What to do where this kernel does not do.
 OTHER_KERNEL = (
     "or play it in the lab's own kernel, which needs nothing of this one: --world uml, or --clock virtual "
@@ -85,7 +87,7 @@ class InNamespaces:
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         bound_s = plan.duration_ns / 1e9 + plan.ready_deadline_ns / 1e9 + _INSIDE_SLACK_S
         with (run_dir / "logs" / "inside.log").open("w", encoding="utf-8") as log:
-            argv = [*_PROGRAM, str(run_dir), *arguments]
+            argv = [sys.executable, "-B", "-m", _MODULE, str(run_dir), *arguments]
             with open_world(argv, stdout=subprocess.PIPE, stderr=log, keep=[run_dir]) as world:
                 with _one_request(world.stop, world.kill, watcher), _killed_after(world.kill, bound_s):
                     assert world.stdout is not None
@@ -116,16 +118,19 @@ class InKernel:
 
     def play(self, plan: Plan, run_dir: Path, arguments: Sequence[str], watcher: Show) -> int:
         from testbed.world.uml.machine import Stalled, VirtualTime, open_machine, quietest_cpu
+        from testbed.world.uml.modules import START
         from testbed.world.uml.store import current
 
         virtual = None
         if self.clock == "virtual":
             start_ns = round(datetime.fromisoformat(plan.starts_at).timestamp()) * 10**9
-            virtual = VirtualTime(start_ns, plan.seed, _BOOT_LEAD_S)
+            virtual = VirtualTime(
+                start_ns, plan.seed, _BOOT_LEAD_S, max(10.0, plan.duration_ns / 1e9 / _LOOKS)
+            )
         log = run_dir / "logs" / "inside.log"
         machine = open_machine(
             current().path,
-            [*_PROGRAM, _RUN_INSIDE, *arguments],
+            [*START, _MODULE, _RUN_INSIDE, *arguments],
             folders={_RUN_INSIDE: run_dir},
             log=log,
             virtual=virtual,

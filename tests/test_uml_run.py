@@ -22,9 +22,8 @@ from testbed.score.reading import read_records
 from testbed.session_folder import PROJECT, read_state
 from testbed.session_place import InKernel
 from testbed.session_progress import Quiet
-from testbed.session_verify import verify
+from testbed.session_verify import first_difference, verify
 from testbed.world.uml import store
-from testbed.world.uml.machine import compile_program
 from tests.no_namespaces import ordinary_user
 
 _SMOKE = "minimal-smoke"
@@ -40,8 +39,7 @@ def kernel() -> store.Kernel:
 
 @pytest.fixture(scope="module")
 def home(kernel) -> Iterator[Path]:
-    """A folder of the ordinary user's own, with the kernel in its cache. The project is compiled: the user may not be allowed to."""
-    compile_program()
+    """A folder of the ordinary user's own, with the kernel in its cache."""
     with tempfile.TemporaryDirectory(prefix="allowlab-ordinary-", dir="/var/tmp") as name:
         folder = Path(name)
         shutil.copytree(kernel.path.parent, folder / ".cache" / "allowlab" / "kernel" / kernel.key)
@@ -88,6 +86,42 @@ def test_an_ordinary_user_without_namespaces_plays_in_virtual_time_and_root_gets
     assert state is not None and state["outcome"] == "passed"
     assert read_records(run).audit, "an enforcer was there, and says so"
     assert verify(run.resolve(), Quiet(sys.stderr)) is None
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_where_the_project_lies_and_what_is_compiled_or_running_beside_it_does_not_reach_a_run(
+    kernel, tmp_path
+):
+    """Another path, packages without compiled code, another environment, a busy processor: the same bytes."""
+    ours = session.run(scenario(_SMOKE), session.Options(clock="virtual", results=tmp_path, report=False))
+    far = tmp_path / "a-folder-with-a-long-name" / "below" / "project"
+    without = shutil.ignore_patterns("__pycache__", ".venv", ".git", "results")
+    shutil.copytree(PROJECT, far, ignore=without)
+    shutil.copytree(sys.prefix, far / ".venv", ignore=without, symlinks=True)
+    python = far / ".venv" / Path(sys.executable).relative_to(sys.prefix)
+    argv = [
+        python,
+        "-B",
+        "-m",
+        "testbed.cli",
+        "run",
+        far / "scenarios" / f"{_SMOKE}.scenario.yaml",
+        "--clock",
+        "virtual",
+        "--quiet",
+        "--no-report",
+    ]
+    env = os.environ | {"PYTHONPATH": str(far), "SOMETHING": "else" * 5000}
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            done = subprocess.run(
+                [*argv, "--results", tmp_path / "far"], cwd=far, env=env, capture_output=True, text=True
+            )
+        finally:
+            busy.kill()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first_difference(ours.run_dir, (tmp_path / "far" / _SMOKE / "latest").resolve()) is None
 
 
 @pytest.mark.nightly

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from testbed.lab.build import Lab
 from testbed.lab.holder_placement import Direction
+from testbed.lab.preloaded import popen
 from testbed.plan.plan import Interface, Link
 
 Family = Literal[4, 6]
@@ -56,20 +57,25 @@ def measuring_sockets(
 
 def run_probe(job: Any, sockets: list[socket.socket]) -> Any:
     """Carry out a job of calibrate_probe, or a list of them, with these sockets. Raises ProbeFailed."""
-    done = subprocess.run(
+    probing = popen(
         [sys.executable, "-m", "testbed.lab.calibrate_probe"],
-        input=json.dumps(job),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         pass_fds=[each.fileno() for each in sockets],
-        timeout=_PROBE_TIMEOUT_S,
-        check=False,
     )
-    if done.returncode != 0:
+    with probing:
+        try:
+            answer, errors = probing.communicate(json.dumps(job), _PROBE_TIMEOUT_S)
+        except BaseException:
+            probing.kill()
+            raise
+    if probing.returncode != 0:
         raise ProbeFailed(
-            f"measuring the links failed (exit code {done.returncode}): {done.stderr.strip()[-2000:]}"
+            f"measuring the links failed (exit code {probing.returncode}): {errors.strip()[-2000:]}"
         )
-    return json.loads(done.stdout)
+    return json.loads(answer)
 
 
 def _end(lab: Lab, interface: Interface, family: Family) -> End | None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from testbed.lab import preloaded
+
 NETNS_DIR = Path("/run/netns")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +135,7 @@ def spawn(
         popen.setdefault("stderr", subprocess.STDOUT)
     try:
         with inside(netns_fd):
-            return subprocess.Popen(command, **popen)
+            return preloaded.popen(command, **popen)
     finally:
         if opened is not None:
             opened.close()

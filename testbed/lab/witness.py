@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.lab.build import Lab
+from testbed.lab.preloaded import popen
 from testbed.lab.witness_ring import RETIRE_MS, VIRTUAL_RETIRE_MS, open_tap
 
 _ANSWER_TIMEOUT_S = 15.0
@@ -49,7 +50,7 @@ class Witnesses:
                         taps.append(self._tap(placement.node, interface))
                         rows.append({"fd": taps[-1].fileno(), "node": placement.node, "side": side})
             with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
+                self._process = popen(
                     [sys.executable, "-m", "testbed.lab.witness_process", str(theirs.fileno())],
                     pass_fds=[theirs.fileno(), *(tap.fileno() for tap in taps)],
                     stdin=subprocess.DEVNULL,

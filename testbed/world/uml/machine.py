@@ -6,7 +6,6 @@ is read-only inside; what may be written are the folders given.
 
 from __future__ import annotations
 
-import compileall
 import ctypes
 import json
 import os
@@ -21,25 +20,31 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.world.uml import modules
 from testbed.world.uml.watch import STALLED_AFTER_S, Stalled, Watch
 from testbed.world.world import IN_WORLD, SERVER_FOLDERS, WorldError
 
 _INIT = Path(__file__).with_name("init.py")
 _PROJECT = Path(__file__).resolve().parents[3]
+_SELF = "/proc/self/cwd"  # of the kernel process: the control folder
 _MEMORY_MIB = 1536
-# How often PID 1 looks for a request to stop, by its own clock.
-_PERIOD_VIRTUAL_S, _PERIOD_REAL_S = 10.0, 0.25
+# How often PID 1 looks for a request to stop.
+_PERIOD_REAL_S = 0.25
 _POLL_S = 0.05
 VIRTUAL = "ALLOWLAB_VIRTUAL_TIME"  # set to 1 in the environment of what runs inside in virtual time
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualTime:
-    """start_ns: Unix time at time 0; boot is lead_s before. seed: of the kernel's random numbers; the same seed and plan give the same run."""
+    """start_ns: Unix time at time 0; boot is lead_s before. seed: of the kernel's random numbers; the same seed and plan give the same run.
+
+    period_s: how often PID 1 looks for a request to stop, and says how far time has got.
+    """
 
     start_ns: int
     seed: int
     lead_s: int = 0
+    period_s: float = 10.0
 
 
 class Machine:
@@ -108,20 +113,23 @@ def open_machine(
     folders: path inside -> folder of the host that may be written there. log gets what argv prints as errors, afterwards. virtual None: real
     time. cpu: the processor to stay on (three times as fast as moving between two). stalled_after_s: watch.py. Raises WorldError when it does not boot.
     """
-    compile_program()
     with tempfile.TemporaryDirectory(prefix="allowlab-uml-") as name:
         control = Path(name)
         mounts = {}
-        for number, (inside, folder) in enumerate(sorted(folders.items())):
+        compiled = modules.compiled(control)
+        program = modules.folders() | {modules.COMPILED: compiled}
+        for number, (inside, folder) in enumerate(sorted((program | dict(folders)).items())):
             (control / f"folder{number}").symlink_to(folder.absolute())
             mounts[inside] = f"folder{number}"
         _expose(mounts, control)
+        _name_first_program(control, compiled)
+        python = modules.python_inside()
         options = {
-            "argv": list(argv),
+            "argv": [word.replace(sys.executable, python) for word in argv],
             "env": _environment(env, virtual is not None),
             "cwd": cwd,
             "mounts": mounts,
-            "period_s": _PERIOD_REAL_S if virtual is None else _PERIOD_VIRTUAL_S,
+            "period_s": _PERIOD_REAL_S if virtual is None else virtual.period_s,
         }
         (control / "options.json").write_text(json.dumps(options), encoding="utf-8")
         (control / "output").touch()
@@ -151,10 +159,11 @@ def open_machine(
                 shutil.copyfile(control / "log", log)
 
 
-def compile_program() -> None:
-    """Compiles the project's modules where that may be written: what runs inside cannot, and with some compiled and some not a rerun differs."""
-    for package in ("testbed", "enforcer"):
-        compileall.compile_dir(_PROJECT / package, quiet=2)
+def _name_first_program(control: Path, compiled: Path) -> None:
+    """Python and PID 1's script at names that are the same for every run: the boot line is mixed into the kernel's random numbers."""
+    (control / "python").symlink_to(Path(sys.executable).resolve())
+    (control / "init.py").symlink_to(_INIT)
+    (control / "compiled").symlink_to(compiled.absolute())
 
 
 def _boot_line(virtual: VirtualTime | None) -> list[str]:
@@ -164,18 +173,20 @@ def _boot_line(virtual: VirtualTime | None) -> list[str]:
         boot_ns = virtual.start_ns - virtual.lead_s * 10**9
         line += ["time-travel=inf-cpu", f"time-travel-start={boot_ns}"]
         line += [f"tt-seed={virtual.seed}", "tt-syscall-ns=10000"]
-    return [*line, f"init={sys.executable}", "--", "-B", "-I", "-S", str(_INIT)]
+    start = [f"init={_SELF}/python", "--", "-B", "-I", "-S", "-X", f"pycache_prefix={_SELF}/compiled"]
+    return [*line, *start, f"{_SELF}/init.py"]
 
 
 def _environment(env: Mapping[str, str] | None, is_virtual: bool) -> dict[str, str]:
     """Nothing of the host's environment but what was asked for: it would make runs differ."""
-    path = [str(Path(sys.executable).parent), *SERVER_FOLDERS, "/usr/local/bin", "/usr/bin", "/bin"]
+    path = [str(Path(modules.python_inside()).parent), *SERVER_FOLDERS, "/usr/local/bin", "/usr/bin", "/bin"]
     environment = {
         "PATH": os.pathsep.join(path),
         "HOME": "/run",
         "TMPDIR": "/tmp",
         "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": modules.PROJECT,
+        "PYTHONPYCACHEPREFIX": modules.COMPILED,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         IN_WORLD: "1",
