@@ -62,6 +62,16 @@ def test_the_files_that_ship_have_no_problem() -> None:
             "f:2:1: not YAML: expected ',' or ']', but got '<stream end>'; check the quotes, brackets and "
             "indentation just before here",
         ),
+        (
+            "a: {b 1: {c: 1}, d: e: 2}\n",
+            "f:1:22: not YAML: expected ',' or '}', but got ':'; write {key: value, key: value} (is there no ':' or ',' "
+            "before?); check the quotes and brackets just before here",
+        ),
+        (
+            "title x\nb: 1\n",
+            "f:2:2: not YAML: mapping values are not allowed here; write 'key: value' (is there no ':' after the key "
+            "before?), put text that holds ': ' in quotes, or indent the line like the others of its mapping",
+        ),
     ],
 )
 def test_what_is_not_a_mapping_in_yaml_is_named_with_its_place(text: str, message: str) -> None:

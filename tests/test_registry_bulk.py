@@ -124,7 +124,7 @@ def test_a_wrong_row_is_told_with_line_and_column(tmp_path, name, row, told):
     ledger, report = tmp_path / "ledger.sqlite", tmp_path / "report.csv"
     answer = run("import", ledger, tmp_path / name, "--as", "applications", "--report", report)
     assert answer.exit_code == 2 and told in answer.output, answer.output
-    assert "1 of 1 rows are wrong; nothing was taken" in answer.output
+    assert "1 of 1 row is wrong; nothing was taken" in answer.output
     assert report.read_text().startswith("row,line,registration,problems\n1,")
     (tmp_path / name).write_text(
         HEAD + GOOD
@@ -138,7 +138,7 @@ def test_a_wrong_row_is_told_with_line_and_column(tmp_path, name, row, told):
         )
     )
     answer = run("import", ledger, tmp_path / name, "--as", "applications")
-    assert answer.exit_code == 0 and "1 applications taken: numbers 1 to 1" in answer.output
+    assert answer.exit_code == 0 and "1 application taken: number 1\n" in answer.output
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=30).map(str.strip)
@@ -278,11 +278,11 @@ def test_the_past_by_serial_and_by_time(tmp_path):
         act()
     ledger.close()
     for arguments, told in (
-        (["--serial", "1"], "serial 1, after event 3: 1 registrations\n        1  active"),
-        (["--at", "2024-11-07T17:20:01Z"], "serial 0, after event 2: 1 registrations\n        1  pending"),
+        (["--serial", "1"], "serial 1, after event 3: 1 registration\n        1  active"),
+        (["--at", "2024-11-07T17:20:01Z"], "serial 0, after event 2: 1 registration\n        1  pending"),
         (["--at", "2024-11-07T22:20:02+05:00"], "serial 1, after event 3"),
         (["--at", "2000-01-01"], "serial 0, after event 0: 0 registrations"),
-        ([], "serial 2, after event 4: 1 registrations\n        1  revoked"),
+        ([], "serial 2, after event 4: 1 registration\n        1  revoked"),
     ):
         assert told in run("state", tmp_path / "ledger.sqlite", *arguments).output
     one = json.loads(
@@ -349,7 +349,7 @@ def test_a_wrong_command_is_told_changes_nothing_and_leaves_no_file(tmp_path, mo
 def test_a_trial_makes_no_ledger(tmp_path):
     (tmp_path / "good.csv").write_text(HEAD + GOOD)
     answer = run("import", tmp_path / "new.sqlite", tmp_path / "good.csv", "--as", "applications", "--trial")
-    assert answer.exit_code == 0 and "1 applications would be taken" in answer.output
+    assert answer.exit_code == 0 and "1 application would be taken" in answer.output
     assert [each.name for each in tmp_path.iterdir()] == ["good.csv"]
     run("import", tmp_path / "new.sqlite", tmp_path / "good.csv", "--as", "applications")
     assert (tmp_path / "new.sqlite").exists()  # control

@@ -244,3 +244,19 @@ def test_odd_text_is_kept_and_shown_as_text(site, text) -> None:
     assert answer.status_code == 303
     page = site.person("officer.khan").see("/officer/1").text
     assert "<script>" not in page and "49" not in page.split("What was applied for")[1].split("</dl>")[0]
+
+
+def test_a_waiting_application_says_whom_it_waits_for(site) -> None:
+    number = site.applied()
+    ada, told = site.person("ada"), "waits for the Internet provider or for an officer"
+    page = ada.see(f"/my/{number}").text
+    assert "The application waits for the Internet provider." in page and told not in page
+    site.person("northern").send(f"/provider/{number}", {"verified": "yes"})
+    page = ada.see(f"/my/{number}").text
+    assert "The application waits for an officer." in page and told not in page
+    misspelled = site.applied(provider="-", provider_other="Nothern Fibre")
+    assert "waits for an Internet provider that is not known here" in ada.see(f"/my/{misspelled}").text
+    site.applied()
+    refused = site.applied()
+    site.person("northern").send(f"/provider/{refused}", {"verified": "no", "why": "unknown", "reason": "x"})
+    assert "which has not confirmed the line" in ada.see(f"/my/{refused}").text

@@ -122,7 +122,9 @@ def state(database: str, serial: int | None, at: str | None, registration: int |
             counts = {"serial": then.serial, "events": then.sequence, "registrations": len(then)}
             click.echo(json.dumps(counts | {"states": then.counts()}))
         else:
-            click.echo(f"serial {then.serial}, after event {then.sequence}: {len(then)} registrations")
+            click.echo(
+                f"serial {then.serial}, after event {then.sequence}: {len(then)} registration{'s' * (len(then) != 1)}"
+            )
             for name, count in then.counts().items():
                 click.echo(f"{count:>9}  {name}")
 

@@ -164,11 +164,20 @@ def _applications(
                 f"{len(done.wrong) - MOST_TOLD} more rows are not shown here; --report FILE writes all of them"
             )
         raise Problem(
-            "\n".join([*told, f"{len(done.wrong)} of {len(rows)} rows are wrong; nothing was taken"])
+            "\n".join(
+                [
+                    *told,
+                    f"{len(done.wrong)} of {len(rows)} row{'s' * (len(rows) != 1)} {'is' if len(done.wrong) == 1 else 'are'} wrong; nothing was taken",
+                ]
+            )
         )
     numbers = [row.registration for row in done.rows if row.registration is not None]
     which = f": numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
-    click.echo(f"{database}: {len(rows)} applications {'would be taken' if trial else 'taken'}{which}")
+    if len(numbers) == 1:
+        which = f": number {numbers[0]}"
+    click.echo(
+        f"{database}: {len(rows)} application{'s' * (len(rows) != 1)} {'would be taken' if trial else 'taken'}{which}"
+    )
 
 
 def _begin(report: Path) -> None:

@@ -18,7 +18,7 @@ from testbed.lab.interactive import MISSES_FILE, KeptLab, read_lab
 from testbed.lab.namespaces import cover_file
 from testbed.plan.plan import Plan
 from testbed.plan.store import read_plan
-from testbed.timeline.progress import Progress
+from testbed.timeline.progress import Progress, counted
 from testbed.timeline.stage import Broken, Stage, StageOptions
 
 _HEALTH_INTERVAL_S = 1.0
@@ -51,7 +51,9 @@ async def _hold(folder: Path, lab: KeptLab, plan: Plan) -> int:
                 misses = json.dumps(stage.calibration_misses, indent=1)
                 (folder / MISSES_FILE).write_text(misses + "\n", encoding="utf-8")
             with capturing(stage.lab, lab.captures, lab.capture_dir):
-                progress.say("ready", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
+                progress.say(
+                    "ready", f"{counted(len(plan.nodes), 'node')}, {counted(len(plan.links), 'link')}"
+                )
                 await _watch(stage, folder / "health.json", stopped)
     except (Broken, RuntimeError, OSError, ValueError) as error:
         details = error.details if isinstance(error, Broken) else []

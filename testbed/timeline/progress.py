@@ -8,6 +8,11 @@ import time
 from typing import IO
 
 
+def counted(count: int, one: str) -> str:
+    """1 node, 2 nodes."""
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
 class Progress:
     """Writes progress lines: {"phase", "text", "at_s", "of_s"}; at_s/of_s only while a scenario plays.
 

@@ -28,7 +28,7 @@ from testbed.lab.witness import WitnessDied, Witnesses
 from testbed.plan.plan import Bulk, Plan
 from testbed.records import FILES, EventRecord
 from testbed.timeline.enforcers import EnforcerFailed, Enforcers
-from testbed.timeline.progress import Progress
+from testbed.timeline.progress import Progress, counted
 from testbed.timeline.registrar import Registrar, RegistryFailed
 from testbed.traffic.attempt import Host, Target
 from testbed.traffic.bulk import run_bulk
@@ -98,7 +98,7 @@ class Stage:
 
     async def _prepare(self) -> None:
         plan, say = self.plan, self._progress.say
-        say("build", f"{len(plan.nodes)} nodes, {len(plan.links)} links")
+        say("build", f"{counted(len(plan.nodes), 'node')}, {counted(len(plan.links), 'link')}")
         log_dir = self.run_dir / "logs"
         log_dir.mkdir(exist_ok=True)
         self.lab: Lab = self._cleanup.enter_context(build(plan, log_dir))
@@ -119,7 +119,10 @@ class Stage:
         serial = await registry if registry is not None else 0
         if plan.policy is not None and plan.enforcers:
             self._start_enforcers(plan.policy)  # they take a second to start; the servers come up meanwhile
-        say("services", f"{len(plan.services)} services, {len(plan.servers)} VPN servers")
+        say(
+            "services",
+            f"{counted(len(plan.services), 'service')}, {counted(len(plan.servers), 'VPN server')}",
+        )
         self.services = await asyncio.to_thread(start_services, self.lab)
         self._cleanup.callback(self.services.close)
         await self._start_vpn()
@@ -127,7 +130,7 @@ class Stage:
         self._cleanup.callback(self.witnesses.stop)
         await asyncio.to_thread(self.witnesses.start)
         if self.enforcers is not None:
-            say("enforcers", f"{len(plan.enforcers)} enforcers, allowlist serial {serial}")
+            say("enforcers", f"{counted(len(plan.enforcers), 'enforcer')}, allowlist serial {serial}")
             await self.enforcers.wait_applied(serial, _ENFORCER_DEADLINE_S)
         say("calibrate", "measuring each shaped link")
         await self._calibrate()

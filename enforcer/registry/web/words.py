@@ -59,6 +59,15 @@ class Words:
             return self.texts.count("unit.working-days", duration_ns // self.workday_ns)
         return self.texts.t("unit.working", time=self.span(duration_ns))
 
+    def about(self, view: View) -> str:
+        """What the state means; of a waiting application, whom it waits for."""
+        waits = {"provider-unknown": "nobody", "provider-refused": "refused"}.get(
+            view.next_step, view.next_step
+        )
+        if view.state == "pending" and self.texts.has(f"waits.{waits}"):
+            return self.texts.t(f"waits.{waits}")
+        return self.texts.t(f"state-about.{view.state}")
+
     def next(self, view: View) -> str:
         return self.texts.t(f"next.{view.next_step}")
 
