@@ -190,13 +190,9 @@ class Blocks:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an audit file; a last half line (the enforcer is writing it) is left out. Raises OSError, ValueError."""
-    with path.open("rb") as file:
-        yield from _lines(file, path)
-
-
-def read_all(path: Path) -> Iterator[dict[str, Any]]:
-    """The same of all its files, PATH.2, PATH.1 and so on to PATH: the oldest line first."""
+    """The lines of an audit, of all its files, PATH.2, PATH.1 and so on to PATH: the oldest first. A last half line (the enforcer is
+    writing it) is left out. Raises OSError, ValueError.
+    """
     with contextlib.ExitStack() as stack:
         files: dict[int, tuple[IO[bytes], Path]] = {}
         each, number = path, 0
@@ -211,13 +207,21 @@ def read_all(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
+    for number, text in enumerate(file, 1):
+        if text.startswith(b"\x1f\x8b"):
+            raise ValueError(f"{path}: is compressed; write gunzip -k {path}, and give what it makes")
+        if not text.endswith(b"\n"):
             return
         try:
-            yield json.loads(line)
+            line = json.loads(text)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: not an audit line: {error}") from error
+        if not isinstance(line, dict) or not {"kind", "realtime_ns"} <= line.keys():
+            raise ValueError(
+                f"{path}:{number}: not a line of an enforcer's audit: it has no kind and realtime_ns; give the file that the enforcer's "
+                "configuration names (a run's folder has one for all its enforcers, in another form)"
+            )
+        yield line
 
 
 def rfc3339(at_ns: int) -> str:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from enforcer.audit import read_all
+from enforcer.audit import read
 from enforcer.conditions import CONDITIONS
 from enforcer.decide import REASONS
 from enforcer.explain_flow import Answer, answer
@@ -166,7 +166,7 @@ def stopped(
     lasting: dict[str, str] = {}
     found: dict[tuple[Any, ...], Stopped] = {}
     has_words = False
-    for line in read_all(audit):
+    for line in read(audit):
         kind = line["kind"]
         if kind == "applied":
             serial = line["serial"]

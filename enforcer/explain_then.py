@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enforcer.allowlist import Allowlist
-from enforcer.audit import read_all
+from enforcer.audit import read
 from enforcer.conditions import Conditions
 from enforcer.known import Known
 from enforcer.policy import load_policy
@@ -40,7 +40,7 @@ def at_time(known: Known, at_ns: int, now_ns: int, audit: Path | None, ledger: P
     """
     if at_ns > now_ns:
         return replace(known, remarks=("That time is still to come: the list may change until then.",))
-    told = by_audit(read_all(audit), at_ns) if audit else None
+    told = by_audit(read(audit), at_ns) if audit else None
     remarks = _about(known, told)
     lasting = told.lasting if told else {}
     found = replace(

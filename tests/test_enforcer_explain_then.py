@@ -177,3 +177,17 @@ def test_mistakes_about_the_ledger_say_what_to_write(tmp_path, bench, ledger):
     assert "--ledger: write it with --at TIME" in run(
         *ENDS, "--config", config(tmp_path), "--ledger", ledger, code=2
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x1f\x8b\x08\n", "audit: is compressed; write gunzip -k"),
+        (b'{"t_ns": 1, "node": "gateway", "kind": "applied", "data": {}}\n', "audit:1: not a line of an enforcer's audit"),
+        (b"[]\n", "audit:1: not a line of an enforcer's audit"),
+        (b"{]\n", "audit:1: not an audit line: "),
+    ],
+)  # fmt: skip
+def test_what_is_no_enforcers_audit_is_told(tmp_path, content, told):
+    (tmp_path / "audit").write_bytes(content)
+    assert told in run("10.0.0.7", "--audit", tmp_path / "audit", code=2)
