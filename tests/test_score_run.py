@@ -43,8 +43,8 @@ def test_who_was_hurt_when_and_why(summary):
     }
     glitch = rows["bank", 20]
     assert (glitch["outcome"], glitch["cause"], glitch["where"]) == ("false_block", "malfunction", "gw")
-    assert glitch["has_ended"] and glitch["until_ns"] // S == 30
-    assert rows["designer", 33]["cause"] == "policy" and not rows["designer", 33]["has_ended"]
+    assert glitch["back_ns"] == glitch["until_ns"] and glitch["until_ns"] // S == 30
+    assert rows["designer", 33]["cause"] == "policy" and rows["designer", 33]["back_ns"] is None
     assert rows["studio", 12]["cause"] == "propagation"
     assert rows["bank", 38]["outcome"] == "infra_down"
     assert not any(

@@ -162,11 +162,11 @@ def _blocks(summary: dict[str, Any]) -> tuple[str, str]:
 def _duration(summary: dict[str, Any]) -> str:
     """How long the false blocks lasted; what was lost elsewhere is no matter here."""
     blocked = [row for row in summary["hurt"] if row["outcome"] == "false_block"]
-    lines = {row["subscriber"] for row in blocked if not row["has_ended"]}
+    lines = {row["subscriber"] for row in blocked if row["back_ns"] is None}
     if lines:
         return f" {plural(len(lines), 'subscriber')} did not get it back before the end."
     if blocked:
-        longest_ns = max(row["until_ns"] - row["from_ns"] for row in blocked)
+        longest_ns = max(row["back_ns"] - row["from_ns"] for row in blocked)
         return f" The longest wait until it came back was {from_ns(longest_ns)}."
     return ""
 

@@ -69,7 +69,7 @@ def _by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         service = f"{row['protocol']} to {row['target']}"
         if last and same and row["from_ns"] <= last["until_ns"]:
             last["until_ns"] = max(last["until_ns"], row["until_ns"])
-            last["has_ended"] &= row["has_ended"]
+            last["back_ns"] = _later(last["back_ns"], row["back_ns"])
             last["attempts"] += row["attempts"]
             last["services"].add(service)
         else:
@@ -84,12 +84,14 @@ def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in sorted(rows, key=lambda each: each["from_ns"]):
         row["apart_ns"] = max(_SAME_NS, (row["until_ns"] - row["from_ns"]) // row["attempts"])
         for other in found:
-            same = all(other[key] == row[key] for key in ("outcome", "cause", "where", "why", "has_ended"))
+            same = all(other[key] == row[key] for key in ("outcome", "cause", "where", "why"))
+            same = same and (other["back_ns"] is None) == (row["back_ns"] is None)
             apart_ns = min(row["apart_ns"], other["apart_ns"])
             near = all(abs(other[key] - row[key]) <= apart_ns for key in ("from_ns", "until_ns"))
             if same and near:
                 other["from_ns"] = min(other["from_ns"], row["from_ns"])
                 other["until_ns"] = max(other["until_ns"], row["until_ns"])
+                other["back_ns"] = _later(other["back_ns"], row["back_ns"])
                 other["attempts"] += row["attempts"]
                 other["services"] |= row["services"]
                 other["who"] |= row["who"]
@@ -97,6 +99,18 @@ def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found.append(row)
     return found
+
+
+def _when_back(row: dict[str, Any], when: When) -> str:
+    """Said when the outage did not end with service: it ended with the entitlement, or not at all."""
+    if row["back_ns"] is None:
+        return ", not back"
+    return f", back {when.moment(row['back_ns'])}" if row["back_ns"] > row["until_ns"] else ""
+
+
+def _later(one_ns: int | None, other_ns: int | None) -> int | None:
+    """When both were back; None when one never was."""
+    return None if one_ns is None or other_ns is None else max(one_ns, other_ns)
 
 
 def _hurt(row: dict[str, Any], when: When) -> Hurt:
@@ -107,7 +121,7 @@ def _hurt(row: dict[str, Any], when: When) -> Hurt:
         ", ".join(sorted(row["who"])),
         ", ".join(services[:4]) + (f" and {len(services) - 4} more" if len(services) > 4 else ""),
         when.span(row["from_ns"], row["until_ns"]),
-        lasting((row["until_ns"] - row["from_ns"]) / 1e9) + ("" if row["has_ended"] else ", not back"),
+        lasting((row["until_ns"] - row["from_ns"]) / 1e9) + _when_back(row, when),
         row["attempts"],
         row["outcome"],
         why,

@@ -94,10 +94,10 @@ def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _of_what_kind(summary: dict[str, Any]) -> str:
     """What the longest outage that ended was of, and how many did not end."""
-    ended = [row for row in summary["hurt"] if row["has_ended"]]
+    ended = [row for row in summary["hurt"] if row["back_ns"] is not None]
     told = []
     if ended:
-        longest = max(ended, key=lambda row: row["until_ns"] - row["from_ns"])
+        longest = max(ended, key=lambda row: row["back_ns"] - row["from_ns"])
         told.append(_AFTER.get(longest["outcome"], ""))
     if lost := len(summary["harm"]["not_restored"]):
         told.append(f"{plural(lost, 'service')} not back at the end")

@@ -69,9 +69,9 @@ def disagreement(summary: dict[str, Any]) -> str:
 
 def _row(row: dict[str, Any], summary: dict[str, Any]) -> TunnelDown:
     when, counts, packets, rule = when_of(summary), row["attempts"], row["packets"], row["rule"]
-    back = when.moment(row["until_ns"]) if row["has_ended"] else "not back"
-    if row["has_ended"] and row["lifted_ns"] is not None:
-        back += f", {from_ns(max(0, row['until_ns'] - row['lifted_ns']))} later"
+    back = "not back" if row["back_ns"] is None else when.moment(row["back_ns"])
+    if row["back_ns"] is not None and row["lifted_ns"] is not None:
+        back += f", {from_ns(max(0, row['back_ns'] - row['lifted_ns']))} later"
     in_audit = packets["in_audit"]
     return TunnelDown(
         row["tunnel"],

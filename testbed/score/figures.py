@@ -160,7 +160,7 @@ def _sessions_cut(judged: list[Judged]) -> Measured:
 
 def _restore(judged: list[Judged]) -> Measured:
     found = outages(judged)
-    still = [each for each in found if not each.has_ended]
+    still = [each for each in found if each.back_ns is None]
     if still:
         return Measured(None, len(found), reason=f"{still[0].subscriber} had no service again", is_never=True)
     longest = longest_restore_ns(found)

@@ -18,15 +18,16 @@ NS_PER_MINUTE = 60_000_000_000
 class Outage:
     """A stretch in which a line's attempts of one stream failed although it was entitled.
 
-    until_ns: when the first later attempt that got through was scheduled; has_ended is False when none did (then it is the
-    end of what the last failed attempt stands for). outcome: "false_block" when any of its attempts was one, else "not_back" when one was.
+    until_ns: when the first later attempt that got through was scheduled, or the first to which the line was entitled no more;
+    with neither, the end of what the last failed attempt stands for. back_ns: when the first later attempt that got through was
+    scheduled, however much later; None when none did. outcome: "false_block" when any of its attempts was one, else "not_back" when one was.
     """
 
     subscriber: str
     stream: str
     from_ns: int
     until_ns: int
-    has_ended: bool
+    back_ns: int | None
     outcome: str
     attempts: int
     cause: str | None
@@ -49,14 +50,14 @@ def outages(judged: Iterable[Judged]) -> list[Outage]:
     found = []
     for (subscriber, stream), attempts in sorted(_by_stream(judged).items()):
         run: list[Judged] = []
-        for attempt in attempts:
+        for position, attempt in enumerate(attempts):
             if attempt.is_entitled and attempt.outcome in _STOPPED:
                 run.append(attempt)
             elif run and attempt.outcome not in ("harness_error", "straddles_change"):
-                found.append(_outage(subscriber, stream, run, attempt))
+                found.append(_outage(subscriber, stream, run, attempts[position:]))
                 run = []
         if run:
-            found.append(_outage(subscriber, stream, run, None))
+            found.append(_outage(subscriber, stream, run, []))
     return found
 
 
@@ -65,14 +66,14 @@ def not_back(judged: Iterable[Judged]) -> list[Outage]:
     found = []
     for (subscriber, stream), attempts in sorted(_by_stream(judged).items()):
         run: list[Judged] = []
-        for attempt in attempts:
+        for position, attempt in enumerate(attempts):
             if attempt.outcome == "not_back":
                 run.append(attempt)
             elif run:
-                found.append(_outage(subscriber, stream, run, attempt))
+                found.append(_outage(subscriber, stream, run, attempts[position:]))
                 run = []
         if run:
-            found.append(_outage(subscriber, stream, run, None))
+            found.append(_outage(subscriber, stream, run, []))
     return found
 
 
@@ -85,8 +86,8 @@ def person_ns(found: Iterable[Outage]) -> int:
 
 
 def longest_restore_ns(found: Iterable[Outage]) -> int | None:
-    """The longest outage that ended again; None when none did."""
-    return max((outage.until_ns - outage.from_ns for outage in found if outage.has_ended), default=None)
+    """The longest time from a first failed attempt until one got through again; None when none did."""
+    return max((each.back_ns - each.from_ns for each in found if each.back_ns is not None), default=None)
 
 
 def sessions_cut(judged: Iterable[Judged]) -> list[str]:
@@ -156,7 +157,7 @@ def _by_stream(judged: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
     return streams
 
 
-def _outage(subscriber: str, stream: str, run: list[Judged], end: Judged | None) -> Outage:
+def _outage(subscriber: str, stream: str, run: list[Judged], later: list[Judged]) -> Outage:
     last = run[-1]
     outcome = next(each for each in _STOPPED if any(attempt.outcome == each for attempt in run))
     causes = sorted(each.cause for each in run if each.cause)
@@ -164,8 +165,8 @@ def _outage(subscriber: str, stream: str, run: list[Judged], end: Judged | None)
         subscriber,
         stream,
         run[0].flow.scheduled_ns,
-        end.flow.scheduled_ns if end else last.flow.done_ns,
-        end is not None and end.flow.is_delivered,
+        later[0].flow.scheduled_ns if later else last.flow.done_ns,
+        next((each.flow.scheduled_ns for each in later if each.flow.is_delivered), None),
         outcome,
         len(run),
         max(causes, key=causes.count) if causes else None,

@@ -274,7 +274,9 @@ def _harm(plan: Plan, truth: Truth, judged: Sequence[Judged], found: Sequence[Ou
         "people_falsely_blocked": len({outage.subscriber for outage in blocked}),
         "people": len({each.subscriber.name for each in judged}),
         "longest_restore_ns": longest_restore_ns(found),
-        "not_restored": sorted({f"{each.subscriber}: {each.stream}" for each in found if not each.has_ended}),
+        "not_restored": sorted(
+            {f"{each.subscriber}: {each.stream}" for each in found if each.back_ns is None}
+        ),
         "sessions_cut": sessions_cut(judged),
         "approvals": [_wait(wait) for wait in waits(plan, truth, judged, "approval")],
         "revocations": [_wait(wait) for wait in waits(plan, truth, judged, "revocation")],
@@ -307,7 +309,7 @@ def _hurt(outage: Outage, judged: Sequence[Judged]) -> dict[str, Any]:
         "target": first.stream.target,
         "from_ns": outage.from_ns,
         "until_ns": outage.until_ns,
-        "has_ended": outage.has_ended,
+        "back_ns": outage.back_ns,
         "attempts": outage.attempts,
         "outcome": outage.outcome,
         "where": first.where,

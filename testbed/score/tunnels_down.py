@@ -93,7 +93,7 @@ def _row(
         "from_ns": outage.from_ns,
         "lifted_ns": over_ns,
         "until_ns": outage.until_ns,
-        "has_ended": outage.has_ended,
+        "back_ns": outage.back_ns,
         "attempts": {key: counts[key] for key in ("stopped", "through_tunnel", "not_back", "other")},
         "packets": {
             "stopped": sum(count for _, count, _ in stops),
