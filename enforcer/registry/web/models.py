@@ -45,7 +45,12 @@ Prefix = Annotated[
     str,
     AfterValidator(_is_prefix),
     WithJsonSchema(
-        {"type": "string", "format": "ip-prefix", "examples": ["203.0.113.7/32", "2001:db8::/48"]}
+        {
+            "type": "string",
+            "format": "ip-prefix",
+            "description": "as the border sees it: private addresses, those behind a provider's NAT (100.64.0.0/10) and those kept for other purposes are refused",
+            "examples": ["203.0.113.7/32", "2001:db8::/48"],
+        }
     ),
 ]
 Prefixes = Annotated[list[Prefix], Field(min_length=1, max_length=1024)]
