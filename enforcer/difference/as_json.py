@@ -24,6 +24,7 @@ SCHEMA = "allowlab.diff/3"
 _LONG = 8  # prefixes; shorter lists stand where they are used
 MOST_SPLIT = 200_000
 """Half a minute: a pair takes 0.1 ms and becomes about twenty changes (300 registrations, pairs to lines)."""
+_PIECES = 20  # changes of one pair
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _word = json.encoder.encode_basestring_ascii
 
@@ -82,10 +83,23 @@ def _array(key: str, values: Iterable[str]) -> Iterator[str]:
 def split_size(changes: Iterable[Change]) -> int:
     """How many single pairs of prefixes are to be cut out of single pairs for --split: what its time goes with."""
     return sum(
-        len(one.subscribers) * len(one.endpoints) * len(flat(one.exceptions)) * (len(each.each) or 1)
+        len(one.subscribers) * len(one.endpoints) * _cuts(one) * (len(each.each) or 1)
         for each in changes
         for one in (each.single(0) if each.each else each,)
     )
+
+
+def _cuts(change: Change) -> int:
+    """Exceptions of one pair; what is cut along the one side only is cut out of each piece along the other again."""
+    widest = [min(bits for _, bits in some) for some in (change.subscribers, change.endpoints)]
+    along_endpoints = others = 0
+    for one, other in flat(change.exceptions):
+        is_whole = one[1] <= widest[0]
+        along_endpoints += is_whole and other[1] > widest[1]
+        others += not is_whole
+    lengths = [WIDTHS[change.version] - bits for bits in widest]
+    again = others * along_endpoints * lengths[0] * lengths[1] // _PIECES
+    return along_endpoints + others + again
 
 
 def moment_text(at_ns: int) -> str:

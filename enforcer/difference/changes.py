@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 from enforcer.difference.alike import divide
 from enforcer.difference.change import NO_PORT, Change, Outcome, Ports, Traffic, losing
-from enforcer.difference.cover import Label, Rect
+from enforcer.difference.cover import NOT_VPN, Label, Rect
 from enforcer.difference.following import with_followers
 from enforcer.difference.items import items
 from enforcer.difference.passing import Alone, Layer, Passing
-from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, Product, contains, cut, flat
-from enforcer.difference.sides import LOOKS, Judged, Side, judge_alike, regions_of
+from enforcer.difference.prefixes import WIDTHS, Prefix, Product, contains, flat, is_covered
+from enforcer.difference.sides import LOOKS, Judged, Region, Side, judge_alike
+from enforcer.difference.zones import Zone, Zones
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ def difference(old: Side, new: Side, is_led: bool = True) -> Difference:
 def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Label]) -> list[Change]:
     """close: is told those of which it depends on their very addresses whether anything is left of them."""
     version = sides[0].version
-    alone = Alone(sides)
+    alone, zones = Alone(sides), Zones(WIDTHS[version])
     empty: dict[object, int] = {}
     rows: dict[tuple[Judged, Judged], list[tuple[_Row, dict[tuple[str, bool], Ports]]]] = {}
     found: dict[_Key, tuple[_Row, dict[tuple[str, bool], Ports]]] = {}
@@ -94,9 +95,10 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
                 continue
             if pair not in rows:
                 rows[pair] = []
-                for row in _rows(result, sides, pair, alone, empty, close):
-                    key, turned = _key(row)
-                    rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
+                for zone in zones.of(pair):
+                    for row in _rows(result, sides, zone, zones, pair[0].has_ports, alone, empty, close):
+                        key, turned = _key(row)
+                        rows[pair].append((row, found.setdefault(key, (turned, {}))[1]))
             for row, traffic in rows[pair]:
                 here = row.ports.both(ports)
                 if not here.is_none:
@@ -108,19 +110,27 @@ def _changes(result: Difference, sides: tuple[Passing, Passing], close: set[Labe
 def _rows(
     result: Difference,
     sides: tuple[Passing, Passing],
-    judged: tuple[Judged, Judged],
+    zone: Zone,
+    zones: Zones,
+    has_ports: bool,
     alone: Alone,
     empty: dict[object, int],
     close: set[Label],
 ) -> Iterator[_Row]:
+    """What changes in one zone."""
     version = sides[0].version
-    regions = tuple(dict.fromkeys((*regions_of(judged[0]), *regions_of(judged[1]))))
-    old, new = (side.layers(each, regions) for side, each in zip(sides, judged, strict=True))
+    old, new = (
+        side.layers(kind, has_ports, zone, zones) for side, kind in zip(sides, zone.kinds, strict=True)
+    )
+    is_everything = zone.is_whole and not zone.less
     ended = result.old.entries.keys() - result.new.entries.keys()
     for mine, theirs in ((old, new), (new, old)):
         for layer in mine:
             for rect in layer.cover.rects:
-                if rect.is_led:
+                region = (rect.subscriber, rect.endpoint)
+                told = _told(zone, zones, region) if zone.less else {}
+                less = tuple(told)
+                if rect.is_led or Product((rect.subscriber,), (rect.endpoint,)) in less:
                     continue
                 other = next((same for each in theirs if (same := each.cover.same(rect)) is not None), None)
                 if other is not None:
@@ -129,22 +139,36 @@ def _rows(
                     continue
                 named = Outcome("pass", rect.label)
                 ends = (named, Outcome(result.new.stop)) if mine is old else (Outcome(result.old.stop), named)
-                # A piece that a region was cut from is overlapped by the whole one on the other side, which is the same registration's.
-                is_alone = not regions and layer.is_registered and alone.holds(rect, layer.is_turned)
-                overlapping = list(_overlaps(rect, layer, mine, theirs, is_alone))
+                # In a part of everything a registration may overlap itself, which passes on the other side as something else.
+                is_alone = is_everything and layer.is_registered and alone.holds(rect, layer.is_turned)
+                overlapping = [
+                    part
+                    for part in _overlaps(rect, layer, mine, theirs, is_alone)
+                    if not (less and zones.is_within(part[1], less))
+                ]
                 if mine is old and rect.label in ended and isinstance(rect.label, int):
                     result.covered_by[rect.label] |= {
                         label for _, _, label, is_own in overlapping if not is_own
                     }
-                parts = [(port, product) for port, product, _, _ in overlapping]
-                for ports, less in _by_port(rect, parts, version, empty, close):
-                    yield _Row(rect.subscriber, rect.endpoint, less, ports, *ends, layer.is_turned)
+                parts = [(0, each) for each in less] + [part[:2] for part in overlapping]
+                for ports, left_out in _by_port(rect, parts, version, empty, close):
+                    if rect.label == NOT_VPN:
+                        left_out = tuple([told.get(each, each) for each in left_out])
+                    yield _Row(rect.subscriber, rect.endpoint, left_out, ports, *ends, layer.is_turned)
     if result.old.stop != result.new.stop:
-        whole = Rect(WHOLE, WHOLE, 0, (9,), "")
-        parts = [part[:2] for layer in (*old, *new) for part in layer.cover.overlaps(whole)]
-        for ports, less in _by_port(whole, parts, version, empty, close):
-            ends = Outcome(result.old.stop), Outcome(result.new.stop)
-            yield _Row(WHOLE, WHOLE, less, ports, *ends, False)
+        for region in ((one, other) for one in zone.subscribers for other in zone.endpoints):
+            whole = Rect(*region, 0, (9,), "")
+            told = _told(zone, zones, region)
+            parts = [(0, each) for each in told]
+            parts += [part[:2] for layer in (*old, *new) for part in layer.cover.overlaps(whole)]
+            for ports, less in _by_port(whole, parts, version, empty, close):
+                less = tuple([told.get(each, each) for each in less])
+                yield _Row(*region, less, ports, Outcome(result.old.stop), Outcome(result.new.stop), False)
+
+
+def _told(zone: Zone, zones: Zones, region: Region) -> dict[Product, Product]:
+    """What is taken away from a region of the zone -> the same as the zone has it: for all of the zone alike, so it stays one change."""
+    return {both: each for each in zone.less for both in zones.within((each,), region)}
 
 
 def _overlaps(
@@ -214,10 +238,10 @@ def _is_gone(
     elif all(each.endpoints == (rect.endpoint,) for each in less):
         key = (1, rect.subscriber, tuple(_identity(each.subscribers) for each in less))
     if key is None or key not in empty:
-        left = next(cut(rect.subscriber, rect.endpoint, flat(less), width), None)
+        is_gone = is_covered(rect.subscriber, rect.endpoint, flat(less), width)
         if key is None:
-            return left is None
-        empty[key] = left is None
+            return is_gone
+        empty[key] = is_gone
     return bool(empty[key])
 
 

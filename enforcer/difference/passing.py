@@ -12,8 +12,9 @@ from typing import NamedTuple
 from enforcer.cells import ANY, ANY_PORTLESS, cells, kinds_of
 from enforcer.difference.cover import NOT_VPN, Cover, Label, Rect
 from enforcer.difference.items import Crowd, ports_of
-from enforcer.difference.prefixes import WHOLE, WIDTHS, common, cut
-from enforcer.difference.sides import PROTOCOL_OF, Judged, Region, Side, prefixes_of
+from enforcer.difference.prefixes import WHOLE
+from enforcer.difference.sides import PROTOCOL_OF, Region, Side, prefixes_of
+from enforcer.difference.zones import Zone, Zones
 
 # Levels of covers: of several that cover a point, the lowest level names it.
 _EXEMPT, _REGISTERED, _TURNED, _NOT_VPN = range(4)
@@ -55,16 +56,17 @@ class Passing:
         for each in crowd:
             self._add_crowd(each)
 
-    def layers(self, judged: Judged, cuts: Iterable[Region]) -> list[Layer]:
-        """What passes. cuts: regions along which traffic that is no VPN is to be told apart."""
-        cuts = tuple(cuts)
-        key = (judged, cuts)
+    def layers(self, kind: str | None, has_ports: bool, zone: Zone, zones: Zones) -> list[Layer]:
+        """What passes in a zone of what is taken for the kind (None: no VPN); has_ports: whether exemptions by port apply."""
+        key = (kind, has_ports)
         if key not in self._made:
-            if judged.named or judged.base is None:
-                self._made[key] = self._by_regions(judged, cuts)
-            else:
-                self._made[key] = self._plain(judged.base, judged.has_ports)
-        return self._made[key]
+            self._made[key] = self._whole() if kind is None else self._plain(kind, has_ports)
+        if zone.is_whole:
+            return self._made[key]
+        clipped = (*key, zone.subscribers, zone.endpoints)
+        if clipped not in self._made:
+            self._made[clipped] = self._clipped(self._made[key], zone, zones)
+        return self._made[clipped]
 
     def registered(self) -> Iterable[Rect]:
         """The rectangles that stand here by themselves, of every kind, as registrations name them."""
@@ -96,41 +98,24 @@ class Passing:
                             turned.add(Rect(other, one, 0, (0, index, 1, number), label))
         return [Layer(_EXEMPT, forward, False), Layer(_EXEMPT, turned, True)]
 
-    def _by_regions(self, judged: Judged, cuts: tuple[Region, ...]) -> list[Layer]:
-        version = self.version
-        made: dict[tuple[int, bool], Cover] = {}
-        earlier: list[Region] = []
-        number = 0
+    def _whole(self) -> list[Layer]:
+        cover = Cover(self.version)
+        cover.add(Rect(WHOLE, WHOLE, 0, (3,), NOT_VPN))
+        return [Layer(_NOT_VPN, cover, False)]
 
-        def put(layer: Layer, rect: Rect, region: Region) -> None:
-            nonlocal number
-            for piece in _less(region, earlier, version):
-                number += 1
-                cover = made.setdefault((layer.level, layer.is_turned), Cover(version))
-                cover.add(Rect(*piece, rect.port, (*rect.rank, number), rect.label, rect.is_led))
-
-        for regions, kind in judged.named:
-            for layer in self._plain(kind, judged.has_ports):
-                for rect in layer.cover.rects:
-                    for region in regions:
-                        if both := _common((rect.subscriber, rect.endpoint), region, version):
-                            put(layer, rect, both)
-            earlier += regions
-        if judged.base is not None:
-            for layer in self._plain(judged.base, judged.has_ports):
-                if layer.cover.crowd:  # no region touches these
-                    cover = made.setdefault((layer.level, layer.is_turned), Cover(version))
-                    cover.take_crowd(layer.cover)
-                for rect in layer.cover.rects:
-                    put(layer, rect, (rect.subscriber, rect.endpoint))
-        else:
-            whole = Layer(_NOT_VPN, Cover(version), False)
-            for region in (*cuts, (WHOLE, WHOLE)):
-                rank = (3, int(region == (WHOLE, WHOLE)))
-                put(whole, Rect(*region, 0, rank, NOT_VPN), region)
-        return [
-            Layer(level, cover, is_turned) for (level, is_turned), cover in sorted(made.items(), key=_first)
-        ]
+    def _clipped(self, layers: list[Layer], zone: Zone, zones: Zones) -> list[Layer]:
+        """What of the rectangles lies in the zone. No zone but the whole one touches a crowd."""
+        found = []
+        for layer in layers:
+            cover = Cover(self.version)
+            for rect in layer.cover.rects:
+                others = zones.clipped(zone.endpoints, rect.endpoint)
+                for one in zones.clipped(zone.subscribers, rect.subscriber) if others else ():
+                    for other in others:
+                        cover.add(rect._replace(subscriber=one, endpoint=other))
+            if not cover.is_empty:
+                found.append(Layer(layer.level, cover, layer.is_turned))
+        return found
 
     def _fill(self, own: Mapping[int, set[Region]], are_led: bool) -> None:
         for number, wanted in own.items():
@@ -202,18 +187,3 @@ class Alone:
                     elif first != who:
                         self._crowded.add(pair)
         return self._cover
-
-
-def _common(one: Region, other: Region, version: int) -> Region | None:
-    width = WIDTHS[version]
-    subscriber, endpoint = common(one[0], other[0], width), common(one[1], other[1], width)
-    return (subscriber, endpoint) if subscriber is not None and endpoint is not None else None
-
-
-def _less(region: Region, others: list[Region], version: int) -> Iterable[Region]:
-    overlapping = [both for other in others if (both := _common(region, other, version))]
-    return cut(*region, overlapping, WIDTHS[version])
-
-
-def _first(item: tuple[tuple[int, bool], Cover]) -> tuple[int, bool]:
-    return item[0]

@@ -113,6 +113,46 @@ def cut(
                 stack.append((one, half, kept))
 
 
+def is_covered(subscriber: Prefix, endpoint: Prefix, covers: list[tuple[Prefix, Prefix]], width: int) -> bool:
+    """Whether nothing of a rectangle lies outside the others, each of which must overlap it. No cutting, so as quick for IPv6."""
+    by_subscriber: dict[Prefix, list[Prefix]] = {subscriber: []}
+    for one, other in covers:
+        by_subscriber.setdefault(one if one[1] > subscriber[1] else subscriber, []).append(other)
+    # From wide to narrow: what lies around the next one, each with the endpoints that cover it and how much of it is still open.
+    around: list[tuple[Prefix, list[Prefix], list[int]]] = []
+    done: Prefix | None = None
+    for prefix in sorted(by_subscriber):
+        if done is not None and contains(done, prefix, width):
+            continue
+        while around and not contains(around[-1][0], prefix, width):
+            if around.pop()[2][0]:
+                return False
+        size = 1 << (width - prefix[1])
+        endpoints = by_subscriber[prefix]
+        is_filled = any(each[1] <= endpoint[1] for each in endpoints)
+        if around:
+            around[-1][2][0] -= size
+        if not is_filled:
+            endpoints = endpoints + (around[-1][1] if around else [])
+            is_filled = _is_filled(endpoint, endpoints, width)
+        if is_filled:
+            done = prefix
+        else:
+            around.append((prefix, endpoints, [size]))
+    return not any(left[0] for _, _, left in around)
+
+
+def _is_filled(whole: Prefix, prefixes: list[Prefix], width: int) -> bool:
+    """Whether prefixes that overlap a prefix leave nothing of it."""
+    left = 1 << (width - whole[1])
+    last: Prefix | None = None
+    for prefix in sorted(prefixes):
+        if last is None or not contains(last, prefix, width):
+            left -= 1 << (width - max(prefix[1], whole[1]))
+            last = prefix
+    return left == 0
+
+
 def flat(products: tuple[Product, ...]) -> list[tuple[Prefix, Prefix]]:
     """The products as single rectangles."""
     found: list[tuple[Prefix, Prefix]] = []

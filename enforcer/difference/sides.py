@@ -90,10 +90,6 @@ def stop_of(policy: Policy) -> str:
     return policy.action
 
 
-def regions_of(judged: Judged) -> tuple[Region, ...]:
-    return tuple(region for regions, _ in judged.named for region in regions)
-
-
 def judge_alike(old: Policy, new: Policy) -> bool:
     """Whether the two can only differ in what no verdict depends on."""
     names = ("mode", "governs", "named_endpoints", "match", "action", "police_bps", "exempt", "recognise_by")
