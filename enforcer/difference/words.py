@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import nsmallest
 from itertools import islice
 
 from enforcer.difference.as_json import moment_text
-from enforcer.difference.change import Change, Outcome, Ports, Traffic
+from enforcer.difference.change import EACH, Change, Outcome, Ports, Traffic
 from enforcer.difference.changes import Difference
 from enforcer.difference.cover import NOT_VPN, Label
 from enforcer.difference.prefixes import WHOLE, WIDTHS, Prefix, text
@@ -14,7 +15,8 @@ from enforcer.difference.sides import DOCUMENTED, LOOKS, Side
 from enforcer.difference.source import Listed
 from enforcer.difference.summary import Moment, Registrant, Summary, is_milder, kind_of
 
-_FEW_NAMES, _FEW_PREFIXES = 5, 2
+_FEW_NAMES, _FEW_PREFIXES, _FEW_NETWORKS = 5, 2, 3
+_Wide = tuple[int, tuple[Prefix, ...], tuple[Prefix, ...]]
 _TRANSPORT_LOOKS = {each: [look for look, its in LOOKS.items() if its == each] for each in ("udp", "tcp")}
 _PORTS_OF: dict[str | None, set[int]] = {each: set(ports) for each, ports in DOCUMENTED.items()}
 _SHOWN = {"other-udp": "other UDP", "other-tcp": "other TCP"}
@@ -114,16 +116,57 @@ def _opened(summary: Summary, limit: int) -> Iterator[str]:
         for label, changes in labels.items():
             for what, looks in _places(changes).items():
                 yield f"{what} {becomes} ({_label(label)}): {', '.join(looks)}."
-    few = limit or None
-    for change in islice((single for each in summary.wide for single in each.singles()), few):
-        if change.after.by is not None:
-            yield (
-                f"A whole network passes by one registration now: {_sides(change)}, {_label(change.after.by)}: "
-                f"{traffic_text(change.traffic)}."
+    yield from _wide(summary, limit)
+
+
+def _wide(summary: Summary, limit: int) -> Iterator[str]:
+    """Whole networks, each once whatever its ports; many that are alike in one sentence."""
+    alike: dict[tuple[int, bool, bool], dict[_Wide, list[Change]]] = {}
+    for change in summary.wide:
+        shape = (change.version, change.subscribers == (WHOLE,), change.endpoints == (WHOLE,))
+        some = alike.setdefault(shape, {})
+        for each in _networks(change):
+            some.setdefault(each, []).append(change)
+    for (version, _, _), some in alike.items():
+        ways = {
+            each: f"{_prefixes(each[1], version)} → {_prefixes(each[2], version)}"
+            for each in nsmallest(
+                len(some) if not limit or len(some) <= _FEW_NETWORKS else _FEW_NETWORKS, some
             )
-    more = sum(len(each.each) or 1 for each in summary.wide) - (few or 0)
-    if few and more > 0:
-        yield f"So do {more:,} more (--limit 0 shows all)."
+        }
+        if len(ways) == len(some):
+            for each, way in ways.items():
+                traffic = traffic_text(_together([some[each]]))
+                yield f"A whole network passes by one registration now: {way}, {_label(each[0])}: {traffic}."
+            continue
+        shown = ", ".join(f"{way} ({_label(each[0])})" for each, way in ways.items())
+        yield (
+            f"{len(some):,} whole networks pass by one registration each now: {shown} and {len(some) - len(ways):,} more "
+            f"(--limit 0 shows all), together: {traffic_text(_together(some.values()))}."
+        )
+
+
+def _networks(change: Change) -> Iterator[_Wide]:
+    """Each registration with its own subscribers and endpoints."""
+    if isinstance(change.after.by, int):
+        yield change.after.by, change.subscribers, change.endpoints
+    elif change.after.by == EACH:
+        many = len(change.each)
+        ones, others = (
+            [(each,) for each in some] if len(some) > 1 else [some] * many
+            for some in (change.subscribers, change.endpoints)
+        )
+        yield from zip(change.each, ones, others, strict=True)
+
+
+def _together(changes: Iterable[list[Change]]) -> tuple[Traffic, ...]:
+    """The traffic of all of them. Many share one tuple of it, which is looked at once."""
+    found: dict[tuple[str, str], Ports] = {}
+    for traffic in {id(each.traffic): each.traffic for some in changes for each in some}.values():
+        for look, ports, opened_by in traffic:
+            key = (look, opened_by)
+            found[key] = found[key].either(ports) if key in found else ports
+    return tuple([Traffic(look, ports, opened_by) for (look, opened_by), ports in found.items()])
 
 
 def _places(changes: Iterable[Change]) -> dict[str, list[str]]:
