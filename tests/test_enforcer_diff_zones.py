@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from enforcer.allowlist import Entry
+from enforcer.difference.as_json import MOST_SPLIT, split_size
 from enforcer.difference.changes import difference
 from enforcer.difference.passing import Alone, Passing
 from enforcer.difference.prefixes import WHOLE, Prefix, Product, cut, flat, is_covered, read
@@ -151,6 +152,28 @@ def test_a_named_endpoint_that_comes_or_goes_is_judged_as_decide_judges_it(ports
 
     assert check(old, entries, new, entries) > 0
     assert check(new, {}, old, entries) > 0
+
+
+def test_a_zone_that_forgets_what_an_earlier_one_holds_is_caught(monkeypatch):
+    old = replace(NAMED, named_endpoints=(NamedEndpoint("openconnect", ("198.51.100.32/32",), ()),))
+    new = replace(old, action="reject")
+    assert check(old, {}, new, {}) > 0  # control
+
+    monkeypatch.setattr(Zones, "within", lambda *_: ())
+
+    with pytest.raises(AssertionError):
+        check(old, {}, new, {})
+
+
+@pytest.mark.parametrize("count, is_refused", [(1, False), (100, True)])
+@pytest.mark.parametrize("version", [4, 6])
+def test_split_is_refused_where_much_is_cut_along_both_sides(version, count, is_refused):
+    texts = [f"198.51.{n}.1/32" if version == 4 else f"2001:db8:{n:x}::1/128" for n in range(count)]
+    old = replace(NAMED, named_endpoints=(NamedEndpoint("openconnect", tuple(texts), ()),))
+
+    found = difference(Side(old, {}), Side(replace(old, action="reject"), {})).changes
+
+    assert (split_size(found) > MOST_SPLIT) is is_refused
 
 
 # passing
