@@ -25,7 +25,6 @@ from testbed.world.uml.watch import STALLED_AFTER_S, Stalled, Watch
 from testbed.world.world import IN_WORLD, SERVER_FOLDERS, WorldError
 
 _INIT = Path(__file__).with_name("init.py")
-_PROJECT = Path(__file__).resolve().parents[3]
 _SELF = "/proc/self/cwd"  # of the kernel process: the control folder
 _MEMORY_MIB = 1536
 # How often PID 1 looks for a request to stop.
@@ -117,7 +116,7 @@ def open_machine(
         control = Path(name)
         mounts = {}
         compiled = modules.compiled(control)
-        program = modules.folders() | {modules.COMPILED: compiled}
+        program = modules.mounts() | {modules.COMPILED: compiled}
         for number, (inside, folder) in enumerate(sorted((program | dict(folders)).items())):
             (control / f"folder{number}").symlink_to(folder.absolute())
             mounts[inside] = f"folder{number}"
@@ -189,14 +188,17 @@ def _environment(env: Mapping[str, str] | None, is_virtual: bool) -> dict[str, s
         "PYTHONPYCACHEPREFIX": modules.COMPILED,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
+        "PYDANTIC_DISABLE_PLUGINS": "1",  # looked for among all packages that are installed
         IN_WORLD: "1",
     }
     return environment | ({VIRTUAL: "1"} if is_virtual else {}) | dict(env or {})
 
 
 def _expose(mounts: dict[str, str], control: Path) -> None:
-    """The program's own folders where the private /tmp and /run would hide them."""
-    wanted = [_PROJECT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]
+    """The interpreter's own folders where the private /tmp and /run would hide them; what else it needs is at paths of its own."""
+    wanted = [Path(sys.base_prefix).resolve()]
+    if modules.python_inside() == sys.executable:
+        wanted.append(Path(sys.prefix).resolve())
     for number, path in enumerate(path for path in wanted if path.parts[1] in ("tmp", "run")):
         (control / f"program{number}").symlink_to(path)
         mounts[str(path)] = f"program{number}"

@@ -116,8 +116,14 @@ def python_inside() -> str:
     return f"{ENVIRONMENT}/{executable.relative_to(sys.prefix)}"
 
 
-def folders() -> dict[str, Path]:
-    """Path inside -> folder of the host, of project and Python environment."""
+def mounts() -> dict[str, Path]:
+    """Path inside -> folder of the host, of the project's packages and the Python environment. Not of the whole project: Python lists the
+    folders of its search path, and memory and virtual time would follow from what else lies there."""
+    found = {f"{PROJECT}/{package}": _PROJECT / package for package in _PACKAGES}
+    return found | {inside: outside for inside, outside in _folders().items() if inside != PROJECT}
+
+
+def _folders() -> dict[str, Path]:
     found = {PROJECT: _PROJECT}
     if sys.prefix != sys.base_prefix:
         found[ENVIRONMENT] = Path(sys.prefix)
@@ -247,14 +253,14 @@ def _python(arguments: list[str], given: str = "") -> str:
 
 
 def _inside(path: Path) -> str:
-    for inside, outside in reversed(folders().items()):  # an environment may lie in the project
+    for inside, outside in reversed(_folders().items()):  # an environment may lie in the project
         if path.is_relative_to(outside):
             return f"{inside}/{path.relative_to(outside)}"
     return str(path)
 
 
 def _outside(inside: str) -> Path:
-    for above, outside in folders().items():
+    for above, outside in _folders().items():
         if inside.startswith(f"{above}/"):
             return outside / inside.removeprefix(f"{above}/")
     return Path(inside)
