@@ -183,7 +183,7 @@ def _become(order: dict[str, Any], received: list[int]) -> tuple[str, list[str]]
     _check(_libc.setns(received[0], _CLONE_NEWNET), "enter the network namespace")
     os.close(received[0])
     soft, hard = order["files"]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _HIGH + 1000)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _HIGH + len(received))), hard))
     high = [_moved(each) for each in received[1:]]
     for each, wanted in zip(high, order["descriptors"], strict=True):
         os.dup2(each, wanted)
