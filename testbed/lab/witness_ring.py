@@ -20,7 +20,7 @@ _TPACKET_V3 = 2
 _SO_ATTACH_FILTER = 26
 _BLOCK_BYTES, _BLOCKS, _FRAME_BYTES = 1 << 17, 32, 2048
 # A block that is not full is handed over after this; the kernel has a timer for it, which in virtual time costs what it has to do.
-RETIRE_MS, VIRTUAL_RETIRE_MS = 60, 10_000
+RETIRE_MS, VIRTUAL_RETIRE_MS = 60, 60_000
 _USER = 1  # TP_STATUS_USER
 # struct tpacket_block_desc: status, packets, offset of the first. struct tpacket3_hdr: next, seconds, nanoseconds, bytes
 # taken, length, (status, mac,) offset of the network header.
