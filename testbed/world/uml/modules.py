@@ -119,7 +119,11 @@ def python_inside() -> str:
 def mounts() -> dict[str, Path]:
     """Path inside -> folder of the host, of the project's packages and the Python environment. Not of the whole project: Python lists the
     folders of its search path, and memory and virtual time would follow from what else lies there."""
-    found = {f"{PROJECT}/{package}": _PROJECT / package for package in _PACKAGES}
+    packages = (
+        *_PACKAGES,
+        "tests",
+    )  # whose enforcers are run by `-m`; everybody else's are found by their path
+    found = {f"{PROJECT}/{each}": _PROJECT / each for each in packages if (_PROJECT / each).is_dir()}
     return found | {inside: outside for inside, outside in _folders().items() if inside != PROJECT}
 
 
