@@ -130,7 +130,8 @@ class Bench:
         self.agent.tick()
 
     def lines(self, kind=None):
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        # The last one is being written, or empty.
+        lines = [json.loads(line) for line in self.path.read_text().split("\n")[:-1]]
         return [line for line in lines if kind in (None, line["kind"])]
 
     def failures(self):

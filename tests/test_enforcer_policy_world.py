@@ -81,7 +81,8 @@ class Ticking:
         assert done.wait(10)
 
     def lines(self, kind):
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        # The last one is being written, or empty.
+        lines = map(json.loads, self.audit.read_text().split("\n")[:-1])
         return [line for line in lines if line["kind"] == kind]
 
     def _work(self):
