@@ -137,3 +137,8 @@ def test_many_numbers_of_every_length_are_read():
     found = parsed(HEAD + "".join(GOOD.replace(",300", f",{each}") for each in counts))
     assert found is not None and found.odd == b""
     assert found.lines.bytes.tolist() == counts
+
+
+def test_a_block_that_is_cut_off_is_left_to_the_reader_that_says_so():
+    """What follows the last line's end may hold no separator, and would be lost."""
+    assert Regular.parse(object(), memoryview(b"17312\n1")) is None  # type: ignore[arg-type]

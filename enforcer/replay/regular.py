@@ -95,6 +95,8 @@ class Regular:
     def parse(self, block: Any) -> Parsed | None:
         """The lines of a block that ends with a line's end; None when it is not regular, and all of it is for somebody else."""
         data = np.frombuffer(block, np.uint8)
+        if not len(data) or data[-1] != _END:  # a file that was cut off: whoever reads it all says so
+            return None
         found: list[Lines] = []
         odd: list[bytes] = []
         begin = 0
