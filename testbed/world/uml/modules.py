@@ -35,7 +35,6 @@ START = (
     *(f"{PROJECT}/testbed/world/uml/start.py", COMPILED),
 )
 _PACKAGES = ("testbed", "enforcer")
-_INIT = Path(__file__).with_name("init.py")
 _LIST, _BUNDLE = "sources.json", "bundle"
 _UNUSED_S = 7 * 86_400  # then a folder is taken away; no run takes that long
 # What is imported inside, as a rule, so that the packages it needs are found.
@@ -139,14 +138,15 @@ def compiled(spare: Path) -> Path:
     key = _key()
     try:
         above = cache_folder().with_name("modules")
-        folder = above / key
-        if _is_whole(folder):
-            os.utime(folder)
-            return folder
+        for folder in sorted(above.glob(f"{key}-*")):
+            if _is_whole(folder):
+                with contextlib.suppress(OSError):  # somebody else's, or of a disk that cannot be written to
+                    os.utime(folder)
+                return folder
         above.mkdir(parents=True, exist_ok=True)
         made = _make(above, _newest(above))
-        if folder.exists():  # of other packages than are installed now; a run may be using it
-            folder.rename(made / "replaced")
+        # Of other packages another folder: a run may be using the one there is.
+        folder = above / f"{key}-{sha256((made / _LIST).read_bytes()).hexdigest()[:16]}"
         with contextlib.suppress(OSError):  # another run was first
             made.rename(folder)
         if made.exists():
@@ -179,7 +179,16 @@ def _make(above: Path, earlier: Path | None) -> Path:
     Compiled code's bytes depend on what else its compiler has in memory: a fresh process has always the same.
     """
     folder = Path(tempfile.mkdtemp(prefix=".making-", dir=above))
-    folder.chmod(0o755)
+    try:
+        folder.chmod(0o755)
+        _fill(folder, earlier)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _fill(folder: Path, earlier: Path | None) -> None:
     listed: dict[str, str] = {}
     left: list[tuple[str, str, str]] = []
     found = json.loads(_python(["-c", _FIND]))
@@ -197,7 +206,6 @@ def _make(above: Path, earlier: Path | None) -> Path:
     _python(["-m", "testbed.world.uml.modules"], json.dumps(left))
     _bundle(folder, names, found)
     (folder / _LIST).write_text(json.dumps(listed), encoding="utf-8")
-    return folder
 
 
 def _taken_over(old: Path, new: Path, hashed: bytes) -> bool:
@@ -252,7 +260,7 @@ def _python(arguments: list[str], given: str = "") -> str:
     argv = [sys.executable, "-B", *arguments]
     done = subprocess.run(argv, input=given, env=env, cwd="/", capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the project's modules could not be compiled: {done.stderr.strip()[-500:]}")
+        raise OSError(f"the project's modules could not be compiled: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 
