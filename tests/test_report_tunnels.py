@@ -46,10 +46,13 @@ def test_a_tunnel_that_was_down_is_told_with_its_rule_and_its_way_back(summary):
 
 def test_the_finding_tells_blocks_and_what_came_after_them_apart(summary):
     text = finding(summary)
-    assert "10 of 16 attempts (62.5\u00a0%, 95 % interval 38.6\u00a0% to 81.5\u00a0%) were blocked by mistake" in text
+    assert (
+        "10 of 16 attempts (62.5\u00a0%, 95 % interval 38.6\u00a0% to 81.5\u00a0%) were blocked by mistake"
+        in text
+    )
     assert "9 of them are attempts through a tunnel that the block had brought down before." in text
     assert (
-        "After the block was over 3 more attempts failed until 1 tunnel came back by its client's own timers"
+        "After the block was over 3 more attempts failed; 1 tunnel came back by its client's own timers"
         in text
     )
     assert "1 attempt failed elsewhere in the network, which is nobody's blocking." in text
@@ -72,3 +75,10 @@ def test_an_audit_that_disagrees_with_the_taps_is_a_reason_to_doubt(summary):
 def test_a_page_without_such_tunnels_says_nothing_of_them(summary):
     quiet = summary | {"tunnels_down": [], "audit": {"blocked": 0, "in_audit": 0}}
     assert (tunnels_down(quiet), disagreement(quiet), audit_words(quiet)) == ([], "", "")
+
+
+def test_a_tunnel_that_did_not_come_back_is_not_said_to_have(summary):
+    for row in summary["tunnels_down"]:
+        row["back_ns"] = None
+    text = finding(summary)
+    assert "After the block was over 3 more attempts failed." in text and "client's own timers" not in text

@@ -65,7 +65,9 @@ FIGURES: dict[str, Figure] = {
     ),
     "sessions_cut": Figure("count", "tunnels", "tunnels that carried data and then were falsely blocked"),
     "time_to_restore_s": Figure(
-        "s", "attempts", "longest time without service of an entitled person that ended again"
+        "s",
+        "attempts",
+        "longest time from an entitled person's first failed attempt until one got through again",
     ),
     "registration_state": Figure(
         "word", "registrations", "state of the registrations at the window's end", STATES

@@ -209,13 +209,18 @@ def _not_back(summary: dict[str, Any]) -> str:
     late = summary["all"]["outcomes"]["not_back"]
     if not late:
         return ""
-    rows = [row for row in summary["tunnels_down"] if row["attempts"]["not_back"]]
-    longest = max(
-        (row["until_ns"] - row["lifted_ns"] for row in rows if row["lifted_ns"] is not None), default=0
-    )
-    told = f", the last {from_ns(longest)} after it" if longest else ""
-    tunnels = f"{plural(len({row['tunnel'] for row in rows}), 'tunnel')} came back by {'its' if len(rows) == 1 else 'their'} client's own timers{told}"
-    return f"After the block was over {plural(late, 'more attempt')} failed until {tunnels}."
+    failed = f"After the block was over {plural(late, 'more attempt')} failed"
+    rows = [
+        row
+        for row in summary["tunnels_down"]
+        if row["attempts"]["not_back"] and row["back_ns"] is not None and row["lifted_ns"] is not None
+    ]
+    if not rows:
+        return f"{failed}."
+    back = {row["tunnel"] for row in rows}
+    longest = max(row["back_ns"] - row["lifted_ns"] for row in rows)
+    whose = "its" if len(back) == 1 else "their"
+    return f"{failed}; {plural(len(back), 'tunnel')} came back by {whose} client's own timers, the last {from_ns(longest)} after it."
 
 
 def _joined(*parts: str) -> str:

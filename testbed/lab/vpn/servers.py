@@ -204,7 +204,7 @@ class VpnServers:
         clients = list(self._clients.values())
         restarts = any(each.state == "restarting" for each in clients)
         self._ended.wait(
-            [each.running for each in clients if each.running is not None],
+            [running for each in clients if (running := each.running) is not None],
             RESTART_PAUSE_S if restarts else None,
         )
 
