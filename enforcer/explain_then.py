@@ -77,6 +77,8 @@ def by_audit(lines: Iterable[dict[str, Any]], at_ns: int) -> Then | None:
                 now = replace(now, serial=line["serial"])
             case "failure" if line["state"] == "begun":
                 now = replace(now, lasting=now.lasting | {line["condition"]: line["behaviour"]})
+                if line["condition"] == "no-allowlist-yet":  # at a start that found no list kept
+                    now = replace(now, serial=None)
             case "failure":
                 lasting = {name: do for name, do in now.lasting.items() if name != line["condition"]}
                 now = replace(now, lasting=lasting)

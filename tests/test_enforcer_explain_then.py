@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from enforcer.allowlist import Removal
-from enforcer.audit import Audit
+from enforcer.audit import Audit, read
+from enforcer.explain_then import by_audit
 from enforcer.registry.ledger import Ledger
 from enforcer.registry.states import Application
 from tests.agent_bench import KEY, STRICT, Bench, S, entry, on_failure
@@ -124,6 +125,19 @@ def test_an_audit_says_which_of_the_ledgers_lists_was_in_force(tmp_path, ledger)
     assert (
         "Serial 1 was the registry's then" in before and "What was broken at that time is not known" in before
     )
+
+
+def test_a_start_that_found_no_list_kept_begins_without_one(tmp_path):
+    audit = Audit(tmp_path / "audit", realtime_ns=lambda: (T0_S + 105) * S)
+    audit.write("started", policy="registered-pairs", mode="enforce")
+    audit.write("applied", serial=7)
+    audit.write("started", policy="registered-pairs", mode="enforce")  # the kernel kept what it had …
+    then = by_audit(read(tmp_path / "audit"), (T0_S + 150) * S)
+    assert then and then.serial == 7
+    audit.write("failure", condition="no-allowlist-yet", state="begun", behaviour="keep")  # … or it did not
+    audit.close()
+    then = by_audit(read(tmp_path / "audit"), (T0_S + 150) * S)
+    assert then and then.serial is None and then.lasting == {"no-allowlist-yet": "keep"}
 
 
 def test_a_snapshot_alone_says_that_it_may_not_be_the_list_of_then(tmp_path):

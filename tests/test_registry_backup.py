@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from enforcer.registry import ledger_commands
 from enforcer.registry.__main__ import main
+from enforcer.registry.reading import open_to_read
 from tests.test_registry_chain import FORM, tampered, written
 from tests.test_registry_portal import Registry
 
@@ -111,3 +113,22 @@ def test_a_head_that_is_none_and_a_changed_event_are_told_once(tmp_path: Path) -
     tampered(file, "UPDATE events SET reason = 'x' WHERE sequence = 2")
     found = run("verify", file)
     assert found.exit_code == 1 and found.output.count("event 2") == 1
+
+
+def test_a_ledger_that_changed_while_it_was_copied_is_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where SQLite takes no locks (a place that cannot be written to) is it looked for: as if it had been opened there."""
+
+    def opened(path: str):
+        database = open_to_read(path)
+        database.still = (0,)
+        return database
+
+    source = written(tmp_path)
+    copy = tmp_path / "copy.sqlite"
+    assert run("backup", source, tmp_path / "control.sqlite").exit_code == 0
+    monkeypatch.setattr(ledger_commands, "open_to_read", opened)
+    told = run("backup", source, copy)
+    assert told.exit_code == 2 and "was written to while it was copied; try again" in told.output
+    assert "cannot be written" not in told.output and not list(tmp_path.glob("copy*"))

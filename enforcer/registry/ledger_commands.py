@@ -166,7 +166,12 @@ def backup(database: str, copy: Path) -> None:
             closing(sqlite3.connect(part)) as target,
         ):
             source.backup(target)  # in one step: what it copies is one moment's
+            if source.has_changed:
+                raise CannotRead(f"{database}: was written to while it was copied; try again")
         part.rename(copy)
+    except CannotRead as error:
+        part.unlink(missing_ok=True)
+        raise Problem(str(error)) from error
     except (sqlite3.Error, OSError) as error:
         part.unlink(missing_ok=True)
         raise Problem(f"{copy}: cannot be written: {error}") from error

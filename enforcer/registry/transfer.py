@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from enforcer.registry.journal import Journal
-from enforcer.registry.reading import open_to_read
+from enforcer.registry.reading import ReadConnection, open_to_read
 from enforcer.registry.states import IllegalTransition, LedgerEvent
 from enforcer.registry.tables import BadLedger
 
@@ -65,10 +64,12 @@ def _take(journal: Journal, event: LedgerEvent) -> None:
         )
 
 
-def _old_events(database: sqlite3.Connection) -> Iterator[LedgerEvent]:
+def _old_events(database: ReadConnection) -> Iterator[LedgerEvent]:
     rows = database.execute(
         "SELECT at_ns, registration, action, actor, reason, data FROM events ORDER BY sequence"
     )
     # Numbered anew: the old file may have skipped one (a transaction that was rolled back).
     for sequence, (at_ns, registration, action, actor, reason, data) in enumerate(rows, start=1):
         yield LedgerEvent(sequence, at_ns, registration, action, actor, reason, json.loads(data))
+    if database.has_changed:
+        raise BadLedger(f"{database.file}: was written to while it was read; try again")
