@@ -27,6 +27,7 @@ _MOST_DESCRIPTORS = 240  # SCM_MAX_FD is 253: include/net/scm.h
 _MOST_BYTES = 1 << 17
 _CLONE_NEWNET = 0x40000000
 _SET_NAME, _SET_MM, _SET_MM_ARG_START, _SET_MM_ARG_END = 15, 35, 8, 9  # linux/prctl.h
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _HIGH = 10_000  # above every descriptor a program is given
 _libc = ctypes.CDLL(None, use_errno=True)
 _lock = threading.Lock()
@@ -120,7 +121,7 @@ class _Forker:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         self._writing = writing
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             signal.signal(number, lambda number, _frame: os.kill(first, number))
 
     def serve(self) -> tuple[str, list[str]]:
@@ -128,6 +129,7 @@ class _Forker:
         waiting = select.poll()
         waiting.register(self._orders, select.POLLIN)
         waiting.register(self._waking, select.POLLIN)
+        self._reap()  # who ended before this process was told of ends
         while True:
             for descriptor, _events in waiting.poll():
                 if descriptor == self._waking:
@@ -139,6 +141,8 @@ class _Forker:
                     waiting.unregister(self._orders)
                     continue
                 order = json.loads(data)
+                # What is sent to the program before it has handlers of its own waits until then, and is not passed to the first.
+                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
                 program = os.fork()
                 if program == 0:
                     signal.set_wakeup_fd(-1)
@@ -151,6 +155,7 @@ class _Forker:
                     ):
                         os.close(each)
                     return _become(order, received[1:])
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
                 self._told[program] = received[0]
                 os.write(received[0], str(program).encode())
                 for each in received[1:]:
@@ -195,6 +200,7 @@ def _become(order: dict[str, Any], received: list[int]) -> tuple[str, list[str]]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
     stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115, PTH123
